@@ -1,0 +1,123 @@
+"""Leaf rewards -> step rewards -> advantages: the credit assignment of TreeRPO (arXiv 2506.05183, section 3).
+
+Pure tensor functions over one tree. Nodes stand in topological order (parent before child); node 0 is the prompt, with
+parent -1. A group is the children of one parent.
+"""
+
+import torch
+from torch import Tensor
+
+SCALES = ("bernoulli", "group", "none")
+# Means of equal rewards can differ in their last bits; a spread below this is rounding, not signal.
+ROUNDING = 1e-6
+
+
+def step_rewards(parent: Tensor, leaf_rewards: Tensor) -> Tensor:
+    """The reward of every node: a leaf keeps its own, an inner node gets the plain mean of its children's.
+
+    The mean is a Monte-Carlo estimate of the expected reward at that step, so no step reward model is needed
+    (TreeRPO, section 3.1: bottom-up reward computation).
+
+    Args:
+        parent: LongTensor [nodes], parent[0] == -1 and parent[i] < i.
+        leaf_rewards: Tensor [nodes], read at leaves only; NaN elsewhere is fine.
+
+    Returns:
+        Tensor [nodes] of floating-point rewards.
+
+    Raises:
+        ValueError: the nodes are not in topological order, or a leaf has no reward (NaN).
+
+    >>> step_rewards(torch.tensor([-1, 0, 0, 1, 1]), torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]))
+    tensor([0.7500, 0.5000, 1.0000, 1.0000, 0.0000])
+    """
+    parents, rewards = parent.tolist(), leaf_rewards.tolist()
+    if parents[0] != -1 or any(not 0 <= p < i for i, p in enumerate(parents) if i):
+        raise ValueError("parent must hold -1 for node 0 and a smaller index than its own for every other node")
+    count, total = [0] * len(parents), [0.0] * len(parents)
+    for node in range(len(parents) - 1, -1, -1):  # children come after their parent, so their rewards are final
+        if count[node]:
+            rewards[node] = total[node] / count[node]
+        elif rewards[node] != rewards[node]:
+            raise ValueError(f"leaf {node} has no reward (NaN)")
+        if node:
+            total[parents[node]] += rewards[node]
+            count[parents[node]] += 1
+    dtype = leaf_rewards.dtype if leaf_rewards.is_floating_point() else torch.float32
+    return torch.tensor(rewards, dtype=dtype, device=leaf_rewards.device)
+
+
+def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the group that each node heads as parent: size, mean and population standard deviation, each [nodes].
+
+    A leaf heads no group: its size is 0 and its statistics are 0.
+    """
+    rewards = rewards.double()
+    siblings, group = rewards[1:], parent[1:]  # node 0 has no siblings
+    size = torch.zeros_like(rewards).index_add_(0, group, torch.ones_like(siblings))
+    mean = torch.zeros_like(rewards).index_add_(0, group, siblings) / size.clamp(min=1)
+    variance = torch.zeros_like(rewards).index_add_(0, group, (siblings - mean[group]) ** 2) / size.clamp(min=1)
+    return size, mean, variance.sqrt()
+
+
+def sibling_advantages(
+    rewards: Tensor, parent: Tensor, scale: str = "bernoulli", prune_threshold: float = 0.0
+) -> Tensor:
+    """The advantage of every step relative to its siblings: A = (r - mu) / s, with mu the mean of its group.
+
+    s depends on `scale`:
+        "bernoulli": sqrt(mu (1 - mu)), the deviation of 0/1 rewards with this mean. Step rewards are means of such
+            rewards, and dividing by their plain deviation would blow small spreads up: {0.49, 0.51} would look like
+            {0, 1} (TreeRPO, section 3.2).
+        "group": the population standard deviation of the group (GRPO, arXiv 2402.03300, equation 3).
+        "none": 1 (Dr. GRPO, arXiv 2503.20783).
+
+    A group whose population standard deviation is at most `prune_threshold` is pruned: its advantages are 0. (The
+    paper prunes at 0.1 without giving its statistic; this one is our choice.) The root's advantage is 0.
+
+    Args:
+        rewards: Tensor [nodes], from `step_rewards`.
+        parent: LongTensor [nodes].
+
+    Returns:
+        Tensor [nodes], of the dtype of `rewards`.
+
+    Raises:
+        ValueError: an unknown scale, or "bernoulli" with rewards outside [0, 1].
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
+    _, mean, deviation = group_statistics(rewards, parent)
+    if scale == "bernoulli" and not bool(((rewards >= 0) & (rewards <= 1)).all()):
+        raise ValueError('scale "bernoulli" needs rewards in [0, 1]')
+    divisor = {"bernoulli": (mean * (1 - mean)).clamp(min=0).sqrt(), "group": deviation, "none": torch.ones_like(mean)}
+    group = parent[1:]
+    kept = deviation[group] > prune_threshold + ROUNDING
+    advantages = torch.zeros_like(mean)
+    advantages[1:] = torch.where(kept, (rewards[1:] - mean[group]) / divisor[scale][group], 0.0)
+    return advantages.to(rewards.dtype)
+
+
+def leaf_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune_threshold: float = 0.0) -> Tensor:
+    """Outcome-level GRPO over all leaves of a tree, whatever its shape: the leaves are one group.
+
+    A leaf gets `sibling_advantages` among all leaves; an inner node's tokens stand in every path through it, and get
+    the mean of these paths' advantages. At depth 1 this is GRPO and equals `sibling_advantages`.
+
+    Args, Returns, Raises: as `sibling_advantages`.
+    """
+    size, _, _ = group_statistics(rewards, parent)
+    leaves = (size == 0).nonzero().squeeze(1)  # [leaves]
+    flat_parent = torch.cat([parent[:1], torch.zeros_like(leaves)])  # a root and all leaves as its children
+    flat = sibling_advantages(torch.cat([rewards[:1], rewards[leaves]]), flat_parent, scale, prune_threshold)
+    total = torch.zeros_like(rewards, dtype=torch.double).index_copy_(0, leaves, flat[1:].double())
+    paths = (size == 0).double()
+    for node in range(len(parent) - 1, 0, -1):  # children before parents, so that sums over the leaves below build up
+        total[parent[node]] += total[node]
+        paths[parent[node]] += paths[node]
+    advantages = (total / paths).to(rewards.dtype)
+    advantages[0] = 0.0
+    return advantages
+
+
+ESTIMATORS = {"treerpo": sibling_advantages, "grpo": leaf_advantages}  # --advantage

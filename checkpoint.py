@@ -1,0 +1,126 @@
+"""A run's folder: config.yaml, and checkpoints that are written whole or not at all, from which a run resumes."""
+
+import json
+import os
+import shutil
+import subprocess
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+from data.problems import BadInput
+
+ROOT = Path(__file__).resolve().parent
+# Flags that may differ when a run is resumed; any other would make it another run.
+FREE_ON_RESUME = {"max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "report_to",
+                  "save_total_limit", "grader_workers", "benchmarks", "num_samples", "eval_steps", "data_dir"}  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with, for config.yaml."""
+    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    packages = ("torch", "transformers", "peft", "accelerate", "math-verify")
+    return {"git_commit": git.stdout.strip() or "unknown", **{name: version(name) for name in packages}}
+
+
+def open_run(flags, default_name: str, accelerator: Accelerator) -> tuple[Path, Path | None]:
+    """Makes the run's folder and its config.yaml; returns it, and the checkpoint to resume from if any.
+
+    Raises:
+        BadInput: the folder holds another run or can't be written, or there is no checkpoint to resume from.
+    """
+    checkpoint = None
+    if flags.resume_from_checkpoint == "newest":
+        found = checkpoints(Path(flags.output_dir)) if flags.output_dir else []
+        if not found:
+            raise BadInput(f"--resume_from_checkpoint: no checkpoint in --output_dir {flags.output_dir}")
+        checkpoint = found[-1]
+    elif flags.resume_from_checkpoint:
+        checkpoint = Path(flags.resume_from_checkpoint)
+        flags.output_dir = flags.output_dir or str(checkpoint.resolve().parents[1])
+    name = [flags.output_dir or f"results/{default_name}-{datetime.now():%Y%m%d-%H%M%S}"]
+    output = Path(broadcast_object_list(name)[0])  # every process takes the first one's time
+    if not checkpoint and (output / "config.yaml").exists():
+        raise BadInput(f"--output_dir {output}: holds another run; choose another, or add --resume_from_checkpoint")
+    accelerator.wait_for_everyone()  # nobody looks for config.yaml once it is being written
+    if accelerator.is_main_process:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            settings = {**vars(flags), "versions": versions()}
+            (output / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        except OSError as error:
+            raise BadInput(f"--output_dir {output}: can't be written ({error.strerror})") from error
+    return output, checkpoint
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first. A name that ends otherwise is one still being written."""
+    return sorted(output.glob("checkpoints/step-*[0-9]"))
+
+
+def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flags) -> None:
+    """Writes checkpoints/step-NNNNNN whole or not at all, then removes the oldest beyond save_total_limit."""
+    final = output / "checkpoints" / f"step-{update:06d}"
+    partial = final.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, partial / "optimizer.pt")
+    torch.save({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}, partial / "rng.pt")
+    # The data cursor is the update itself: prompts and seeds are functions of it.
+    (partial / "trainer_state.json").write_text(json.dumps({"update": update, "flags": vars(flags)}, indent=2))
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # the rename must not overtake the contents
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    if flags.save_total_limit:
+        for old in checkpoints(output)[: -flags.save_total_limit]:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(path: Path, model, optimizer, scheduler, flags) -> int:
+    """Restores a checkpoint and returns its update.
+
+    Raises:
+        BadInput: it is incomplete, or of another configuration (the flag is named).
+    """
+    try:
+        state = json.loads((path / "trainer_state.json").read_text())
+        training = torch.load(path / "optimizer.pt", weights_only=True)
+        rng = torch.load(path / "rng.pt", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        raise BadInput(f"--resume_from_checkpoint {path}: not a complete checkpoint ({error})") from error
+    for name, value in vars(flags).items():
+        was = state["flags"].get(name)
+        if name not in FREE_ON_RESUME and was != value:
+            raise BadInput(
+                f"--resume_from_checkpoint {path}: was made with --{name} {was}, not {value}; resume with the same, "
+                "or start a new run in another --output_dir"
+            )
+    if flags.use_peft:
+        set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"))
+    else:
+        model.load_state_dict(type(model).from_pretrained(path, dtype=model.dtype).state_dict())
+    optimizer.load_state_dict(training["optimizer"])
+    scheduler.load_state_dict(training["scheduler"])
+    torch.set_rng_state(rng["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(rng["cuda"])
+    return state["update"]
+
+
+def cut_back(path: Path, update: int) -> None:
+    """Drops the lines of a .jsonl after `update`, and the evaluation at it, which is made again."""
+    if path.exists():
+        kept = []
+        for line in path.read_text().splitlines(keepends=True):
+            row = json.loads(line) if line.endswith("\n") else None  # a line cut short was being written
+            if row and (row["update"] < update or (row["update"] == update and "evaluation" not in row)):
+                kept.append(line)
+        path.write_text("".join(kept))

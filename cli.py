@@ -1,0 +1,135 @@
+"""What the scripts share: flags from the command line and YAML, the model, and errors as one line with exit code 2."""
+
+import argparse
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import Field, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
+from transformers.utils import logging as transformers_logging
+
+from data.problems import BadInput
+
+Flags = TypeVar("Flags")
+ROOT = Path(__file__).resolve().parent
+TINY_BASE = str(ROOT / "data" / "tiny_base")
+
+
+def flag(default, help: str, **kwargs) -> Field:
+    """A dataclass field that is a flag with a help line; a list default is copied for each parse."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **kwargs})
+    return field(default=default, metadata={"help": help, **kwargs})
+
+
+def parse_flags(kind: type[Flags], argv: list[str], description: str, default_config: Callable | None = None) -> Flags:
+    """Flags from `--config FILE` (YAML) and the command line, which wins.
+
+    Args:
+        kind: a dataclass whose fields are the flags.
+        default_config: called with the command line's flags where no --config is given; names a YAML file or None.
+
+    Raises:
+        BadInput: an unknown flag or key (the nearest one is named), a value of the wrong type, or a bad YAML file.
+    """
+    parser = HfArgumentParser(
+        kind, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins")
+    parser.error = lambda message: _raise(BadInput(message))
+    known = [f.name for f in fields(kind)]
+    unknown = [a for a in argv if a.startswith("--") and a[2:].split("=")[0].replace("-", "_") not in
+               [*known, "config", "help", *(f"no_{name}" for name in known)]]  # fmt: skip
+    if unknown:
+        raise BadInput(f"unknown flag {unknown[0].split('=')[0]}{_nearest(unknown[0][2:].split('=')[0], known, '--')}")
+    # 8,4,2 is 8 4 2
+    argv = [part for word in argv for part in (word.split(",") if re.fullmatch(r"\d+(,\d+)+", word) else [word])]
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given.add_argument("--config")
+    config, rest = given.parse_known_args(argv)
+    path = config.config or (default_config(rest) if default_config else None)
+    return parser.parse_args_into_dataclasses([*(_yaml_flags(path, known) if path else []), *rest])[0]
+
+
+def _raise(error: Exception):
+    raise error
+
+
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists them"
+
+
+def _yaml_flags(path: str, known: list[str]) -> list[str]:
+    """The keys of a YAML file as command-line words, so that both are checked in one place. `extends: OTHER` first."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"--config {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise BadInput(f"--config {path}: must hold keys and values, such as max_steps: 100")
+    words = []
+    for key, value in settings.items():
+        if key not in known:
+            raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), known)}")
+        if value is not None:
+            words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
+    try:
+        main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def load_tokenizer_and_model(
+    name: str, dtype: torch.dtype, attn_implementation: str | None = None, trust_remote_code: bool = False
+):
+    """The tokenizer and the causal LM of a folder or Hub id; weights from safetensors only.
+
+    Raises:
+        BadInput: missing, not a causal LM, or a tokenizer with no end token.
+    """
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise BadInput(f"--model_name_or_path {name}: no such folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises for files and settings
+        reason = (str(error).strip().splitlines() or ["unreadable"])[0]
+        raise BadInput(f"--model_name_or_path {name}: can't be loaded as a causal LM ({reason[:300]})") from error
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"--model_name_or_path {name}: its tokenizer has no end token (eos_token)")
+    return tokenizer, model
+
+
+def device_dtype(bf16: bool | None, device: torch.device) -> torch.dtype:
+    """bfloat16 where the device has it in hardware, unless turned off; float32 elsewhere."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if bf16 and not able:
+        raise BadInput(f"--bf16: this device ({device.type}) has no bfloat16; leave the flag out or set it to false")
+    return torch.bfloat16 if able and bf16 is not False else torch.float32

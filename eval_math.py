@@ -1,0 +1,263 @@
+"""Scores a model on math benchmarks: greedy pass@1, and with --num_samples k also avg@k, pass@k and maj@k.
+
+    python eval_math.py                                   # the tiny base on the built-in task, about 20 s on 2 cores
+    python eval_math.py --adapter results/RUN/adapter     # after training it
+    python eval_math.py --model_name_or_path Qwen/Qwen2.5-Math-1.5B --benchmarks math500 minerva olympiadbench aime24
+
+Every score comes with n and its standard error over problems. Prompts are those of Qwen2.5-Math's evaluation where the
+tokenizer has a chat template. Under `accelerate launch` the problems are spread over the processes.
+"""
+
+import json
+import math
+import re
+import statistics
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from peft import PeftModel
+from tqdm import tqdm
+
+from cli import TINY_BASE, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
+from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
+from reward import Grader, extract_answer
+from tree_sampler import TreeSampler
+
+
+@dataclass
+class Flags:
+    """The flags of eval_math.py."""
+
+    model_name_or_path: str = flag(TINY_BASE, "folder or Hub id of the causal LM")
+    adapter: str | None = flag(None, "folder of a PEFT adapter to put on it, e.g. results/RUN/adapter")
+    benchmarks: list[str] = flag(["arithmetic"], "names, files or Hub ids; a slice may follow, e.g. gsm8k[:200]")
+    data_dir: str | None = flag(None, "read known names from DIR/NAME.jsonl instead of the Hub")
+    problem_column: str | None = flag(None, "column of the problem; found by name if left out")
+    answer_column: str | None = flag(None, "column of the answer; found by name if left out")
+    output_dir: str | None = flag(None, "where results go; default results/eval-MODEL")
+    # Completions
+    num_samples: int = flag(0, "sampled completions a problem, k; 0 for the greedy one alone")
+    temperature: float = flag(1.0, "of the sampled completions")
+    top_p: float = flag(1.0, "of the sampled completions")
+    max_new_tokens: int = flag(2048, "longest completion")
+    prompt_template: str | None = flag(None, "text with {problem} in it; default: the chat template, or a plain one")
+    num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
+    max_rows: int = flag(256, "rows in one generate call; lower it when memory runs out")
+    seed: int = flag(0, "of the sampled completions")
+    # Model and grading
+    bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
+    attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
+    grader_workers: int = flag(2, "processes that verify answers")
+    grader_timeout: float = flag(2.0, "seconds for one answer")
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that k of n completions, `correct` of which are right, hold a right one: the unbiased estimator
+    1 - C(n - c, k) / C(n, k) (Codex, arXiv 2107.03374, equation 1).
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def majority(answers: list[str | None], grades: list[float]) -> float:
+    """The grade of the most frequent answer; of several that tie, the mean of theirs. No answer is no vote.
+
+    >>> majority(["5", "6", "5", None], [1.0, 0.0, 1.0, 0.0])
+    1.0
+    """
+    votes = Counter(a for a in answers if a is not None)
+    most = max(votes.values(), default=0)
+    winners = [a for a, count in votes.items() if count == most]
+    return statistics.fmean(grades[answers.index(a)] for a in winners) if winners else 0.0
+
+
+def mean_and_error(values: list[float]) -> dict[str, float]:
+    """The mean over problems and its standard error (0 for one problem)."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "standard_error": error}
+
+
+def summarise(rows: list[dict]) -> dict:
+    """The scores of one benchmark from its graded completions, one dict each as `evaluate` writes them."""
+    scores: dict = {"n": len({row["index"] for row in rows})}
+    for greedy in (True, False):
+        by_problem = defaultdict(list)
+        for row in rows:
+            if row["greedy"] == greedy:
+                by_problem[row["index"]].append(row)
+        if not by_problem:
+            continue
+        groups = list(by_problem.values())
+        grades = [[row["grade"] for row in group] for group in groups]
+        k = len(grades[0])
+        prefix = "greedy_" if greedy else "sampled_"
+        if greedy:
+            scores["pass@1"] = mean_and_error([g[0] for g in grades])
+        else:
+            scores[f"avg@{k}"] = mean_and_error([statistics.fmean(g) for g in grades])
+            for j in [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1):
+                scores[f"pass@{j}"] = mean_and_error([pass_at_k(k, round(sum(g)), j) for g in grades])
+            if k > 1:
+                voted = [majority([row["extracted"] for row in group], g) for group, g in zip(groups, grades)]
+                scores[f"maj@{k}"] = mean_and_error(voted)
+        scores[prefix + "length"] = statistics.fmean(row["length"] for group in groups for row in group)
+        scores[prefix + "unfinished"] = statistics.fmean(not row["finished"] for group in groups for row in group)
+    return scores
+
+
+def evaluate(
+    model,
+    tokenizer,
+    problems: list[dict[str, str]],
+    grader: Grader,
+    accelerator: Accelerator,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_rows: int = 256,
+    seed: int = 0,
+    template: str | None = None,
+    num_shots: int = 0,
+    description: str = "evaluate",
+) -> tuple[dict, list[dict]]:
+    """Completes and grades every problem once greedily and `num_samples` times by sampling.
+
+    Returns:
+        The scores (`summarise`) and one dict a completion, the same on every process.
+    """
+    prompts = [encode_prompt(tokenizer, p["problem"], template, num_shots) for p in problems]
+    mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
+    rows = []
+    bar = tqdm(
+        total=len(mine) * (1 + num_samples), desc=description, unit="completion", leave=False,
+        disable=not accelerator.is_main_process,
+    )  # fmt: skip
+    for width, warmth in ((1, 0.0), (num_samples, temperature)):
+        if not width:
+            continue
+        sampler = TreeSampler(model, tokenizer, width, 1, max_new_tokens, warmth, top_p, max_rows=max_rows)
+        share = max(1, max_rows // width)
+        for start in range(0, len(mine), share):
+            chosen = mine[start : start + share]
+            trees = sampler.sample([prompts[i] for i in chosen], [seed * 2**32 + i for i in chosen])
+            leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
+            texts = [completion_text(tokenizer, t.completion_ids(leaf), template, num_shots) for _, t, leaf in leaves]
+            grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
+            rows += [
+                {
+                    "index": i,
+                    **problems[i],
+                    "greedy": warmth == 0,
+                    "completion": text,
+                    "extracted": extract_answer(text),
+                    "grade": grade,
+                    "length": len(tree.tokens[leaf]),
+                    "finished": bool(tree.finished[leaf]),
+                }
+                for (i, tree, leaf), text, grade in zip(leaves, texts, grades)
+            ]
+            bar.update(len(leaves))
+    bar.close()
+    rows = gather_object(rows)
+    rows.sort(key=lambda row: (row["index"], not row["greedy"]))
+    return summarise(rows), rows
+
+
+def format_table(scores: dict[str, dict]) -> str:
+    """The scores of several benchmarks as text, one benchmark a row: percent, plus or minus a standard error."""
+    columns = list(dict.fromkeys(key for values in scores.values() for key in values))
+
+    def cell(key: str, value) -> str:
+        if isinstance(value, dict):
+            return f"{100 * value['mean']:.1f} ± {100 * value['standard_error']:.1f}"
+        return "-" if value is None else f"{100 * value:.1f} %" if key.endswith("unfinished") else f"{value:.4g}"
+
+    table = [["benchmark", *columns]]
+    table += [[name, *(cell(c, values.get(c)) for c in columns)] for name, values in scores.items()]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in table)
+
+
+def file_name(benchmark: str) -> str:
+    """The benchmark's name without what a file name can't hold."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", benchmark).strip("_")
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """One JSON object a line; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    partial.rename(path)
+
+
+def check_evaluation_flags(num_samples: int, max_new_tokens: int, num_shots: int, template: str | None) -> None:
+    """Raises BadInput for what no evaluation can run with."""
+    for name, value, least in (("num_samples", num_samples, 0), ("max_new_tokens", max_new_tokens, 1)):
+        if value < least:
+            raise BadInput(f"--{name} {value}: must be at least {least}")
+    if not 0 <= num_shots <= 4:
+        raise BadInput(f"--num_shots {num_shots}: must be 0 to 4")
+    if template and "{problem}" not in template:
+        raise BadInput("--prompt_template: must hold {problem}, the place where the problem goes")
+
+
+def main() -> None:
+    flags = parse_flags(Flags, sys.argv[1:], __doc__)
+    check_evaluation_flags(flags.num_samples, flags.max_new_tokens, flags.num_shots, flags.prompt_template)
+    accelerator = Accelerator()
+    benchmarks = {
+        name: load_problems(name, "test", flags.data_dir, flags.problem_column, flags.answer_column)
+        for name in flags.benchmarks
+    }
+    tokenizer, model = load_tokenizer_and_model(
+        flags.model_name_or_path,
+        device_dtype(flags.bf16, accelerator.device),
+        flags.attn_implementation,
+        flags.trust_remote_code,
+    )
+    if flags.adapter:
+        try:
+            model = PeftModel.from_pretrained(model, flags.adapter)
+        except (OSError, ValueError, RuntimeError) as error:  # missing files, another base model's shapes
+            raise BadInput(f"--adapter {flags.adapter}: can't be loaded ({str(error).splitlines()[0]})") from error
+    model.to(accelerator.device).eval()
+    output = Path(flags.output_dir or f"results/eval-{Path(flags.adapter or flags.model_name_or_path).name}")
+    scores = {}
+    with Grader(flags.grader_workers, flags.grader_timeout) as grader:
+        for name, problems in benchmarks.items():
+            scores[name], rows = evaluate(
+                model,
+                tokenizer,
+                problems,
+                grader,
+                accelerator,
+                flags.num_samples,
+                flags.max_new_tokens,
+                flags.temperature,
+                flags.top_p,
+                flags.max_rows,
+                flags.seed,
+                template_for(name, flags.prompt_template),
+                flags.num_shots,
+                description=name,
+            )
+            if accelerator.is_main_process:
+                write_rows(output / "eval" / f"{file_name(name)}.jsonl", rows)
+    if accelerator.is_main_process:
+        (output / "scores.json").write_text(json.dumps({"flags": vars(flags), "scores": scores}, indent=2) + "\n")
+        print(format_table(scores))
+        print(f"grading: {grader.stats}")
+        print(f"results: {output}/scores.json, {output}/eval/*.jsonl")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,306 @@
+"""Trees -> packed batches -> log-probabilities -> loss.
+
+A pack is one sequence that holds many nodes, each token once: a token sees its ancestors and nobody else, and stands
+at the position it had when it was sampled. So a prefix that a thousand leaves share is computed once, both ways.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tree_sampler import Tree, warp
+
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
+CHUNK_ELEMENTS = 2**25  # logits alive at once in `token_logprobs`: 128 MiB of float32
+
+
+@dataclass
+class Pack:
+    """One sequence of tree nodes in depth-first order.
+
+    With entry and exit times of the depth-first walk, query q sees key k when tin[k] <= tin[q] < tout[k]; the entry
+    time of a token is its index in the pack, so only `tout` is stored.
+    """
+
+    input_ids: Tensor  # LongTensor [tokens]
+    position_ids: Tensor  # LongTensor [tokens], from the path's start
+    tout: Tensor  # LongTensor [tokens], the index behind the subtree of the token's node
+    predictors: Tensor  # LongTensor [trained tokens], the index of the token that predicts each trained token
+    targets: Tensor  # LongTensor [trained tokens], their ids
+    advantages: Tensor  # [trained tokens], of the node that each belongs to
+    old_logprobs: Tensor  # [trained tokens], under the sampling policy
+    steps: Tensor  # LongTensor [trained tokens], numbers the node that each belongs to, from 0 within the pack
+
+    def to(self, device) -> "Pack":
+        return Pack(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass
+class _Item:
+    """A kept node on its way into packs. Indices count kept nodes in depth-first order over all trees."""
+
+    ids: np.ndarray  # tokens to forward: a leaf's last token predicts nothing and is left out
+    tokens: np.ndarray  # all tokens, to be predicted
+    old_logprobs: np.ndarray
+    advantage: float
+    parent: int  # index of the parent, -1 for a root
+    start: int  # position of its first token; the tokens before it are its ancestors'
+    end: int = 0  # index behind the last node of its subtree
+
+
+def pack(
+    trees: list[Tree], advantages: list[Tensor], max_tokens: int, attention_tokens: float | None = None
+) -> list[Pack]:
+    """Packs the trained nodes of the trees, each exactly once, with the ancestors they need.
+
+    Nodes with zero advantage and no trained descendant are left out. A cut repeats the tokens of the ancestors at that
+    place and nothing else; cuts are chosen to minimise sum(n + n^2 / attention_tokens) over packs of n tokens, with
+    n <= max_tokens, by dynamic programming over the depth-first order.
+
+    Args:
+        advantages: one Tensor [nodes] a tree.
+        max_tokens: most tokens in a pack.
+        attention_tokens: the length at which attention, quadratic, costs as much as all else in a forward pass; about
+            6 times the hidden size by operation count. None: only tokens cost, so packs are as full as can be.
+
+    Raises:
+        ValueError: a single path is longer than max_tokens.
+    """
+    items: list[_Item] = []
+    for tree, values in zip(trees, advantages, strict=True):
+        _collect(tree, values.tolist(), items)
+    if not items:
+        return []
+    lengths = np.array([len(item.ids) for item in items])
+    if (longest := max(item.start + len(item.ids) for item in items)) > max_tokens:
+        raise ValueError(f"a path of {longest} tokens does not fit a pack of {max_tokens}: raise max_pack_tokens")
+    cuts = _cut(lengths, np.array([item.start for item in items]), max_tokens, attention_tokens)
+    packs = [_build(items, first, last) for first, last in pairwise(cuts)]
+    return [p for p in packs if len(p.targets)]
+
+
+def _collect(tree: Tree, advantages: list[float], items: list[_Item]) -> None:
+    """Appends the nodes of a tree that are trained or lead to one that is, in depth-first order."""
+    parents = tree.parent.tolist()
+    needed = [a != 0 for a in advantages]
+    children: list[list[int]] = [[] for _ in parents]
+    for node in range(len(parents) - 1, 0, -1):
+        if needed[node]:
+            needed[parents[node]] = True
+            children[parents[node]].append(node)
+    stack = [(0, -1)] if any(a != 0 for a in advantages[1:]) else []
+    closing: list[int] = []  # the indices whose subtree is still open
+    while stack:
+        node, parent = stack.pop()
+        while closing and closing[-1] != parent:
+            items[closing.pop()].end = len(items)
+        tokens = tree.tokens[node].numpy() if node else np.array(tree.prompt_ids)
+        start = items[parent].start + len(items[parent].ids) if node else 0
+        ids = tokens if children[node] else tokens[:-1]
+        logprobs = tree.logprobs[node].numpy()
+        closing.append(len(items))
+        stack += [(child, len(items)) for child in children[node]]  # collected backwards: the first child is on top
+        items.append(_Item(ids, tokens, logprobs, advantages[node] if node else 0.0, parent, start))
+    for index in closing:
+        items[index].end = len(items)
+
+
+def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: int, attention_tokens: float | None) -> list[int]:
+    """Where to cut the depth-first order: boundaries 0 = c0 < c1 < ... = nodes, of least total cost.
+
+    A pack of nodes [i, j) holds their tokens and `context[i]` tokens of the ancestors of i. Those are all the ancestors
+    it needs: in depth-first order an ancestor of a later node in the range is in the range, or above i too.
+    """
+    count = len(lengths)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    best = np.zeros(count + 1)  # least cost of the nodes from i on
+    cut = np.zeros(count, dtype=int)
+    for i in range(count - 1, -1, -1):
+        last = np.searchsorted(offsets, offsets[i] + max_tokens - context[i], side="right")
+        tokens = context[i] + offsets[i + 1 : last] - offsets[i]  # [candidates], for j = i + 1 ... last - 1
+        # One token more a pack: of two cuts that cost the same, the one with fewer packs.
+        cost = 1 + tokens + (tokens * tokens / attention_tokens if attention_tokens else 0) + best[i + 1 : last]
+        # The latest of equals. Behind nodes without tokens of their own it makes no difference.
+        cut[i] = last - 1 - int(cost[::-1].argmin())
+        best[i] = cost[cut[i] - i - 1]
+    boundaries = [0]
+    while boundaries[-1] < count:
+        boundaries.append(int(cut[boundaries[-1]]))
+    return boundaries
+
+
+def _build(items: list[_Item], first: int, last: int) -> Pack:
+    """The pack of nodes [first, last) behind the ancestors of `first`."""
+    ancestors: list[int] = []
+    while (above := items[ancestors[-1] if ancestors else first].parent) >= 0:
+        ancestors.append(above)
+    members = ancestors[::-1] + list(range(first, last))
+    place = {index: i for i, index in enumerate(members)}
+    lengths = np.array([len(items[index].ids) for index in members])
+    offsets = np.concatenate([[0], lengths.cumsum()])  # [members + 1]
+    exits = np.array([offsets[place.get(items[index].end, len(members))] for index in members])
+    starts = np.array([items[index].start for index in members])
+    predictors, trained = [], []
+    for i, index in enumerate(members):
+        item = items[index]
+        if index >= first and item.advantage != 0:  # an ancestor is context here; it is trained in its own pack
+            own = np.arange(offsets[i] - 1, offsets[i] - 1 + len(item.tokens))
+            own[0] = offsets[place[item.parent] + 1] - 1  # the first token follows from the parent's last
+            predictors.append(own)
+            trained.append(item)
+    sizes = [len(item.tokens) for item in trained]
+
+    def join(parts: list[np.ndarray], dtype: type) -> Tensor:
+        return torch.from_numpy(np.concatenate([np.empty(0), *parts]).astype(dtype))
+
+    return Pack(
+        input_ids=join([items[index].ids for index in members], np.int64),
+        position_ids=torch.from_numpy(np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)),
+        tout=torch.from_numpy(np.repeat(exits, lengths)),
+        predictors=join(predictors, np.int64),
+        targets=join([item.tokens for item in trained], np.int64),
+        advantages=join([np.full(size, item.advantage) for item, size in zip(trained, sizes)], np.float32),
+        old_logprobs=join([item.old_logprobs for item in trained], np.float32),
+        steps=torch.from_numpy(np.repeat(np.arange(len(trained)), sizes)),
+    )
+
+
+def _masks(config, dtype: torch.dtype, pack: Pack):
+    """The attention mask of a pack as the model takes it: one, or one for each kind of layer."""
+
+    def visible(window: int | None):
+        def mask_mod(batch, head, query, key):
+            seen = (key <= query) & (query < pack.tout[key])
+            return seen if window is None else seen & (pack.position_ids[query] - pack.position_ids[key] < window)
+
+        size = len(pack.input_ids)
+        if config._attn_implementation == "flex_attention":
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            return create_block_mask(mask_mod, None, None, size, size, device=pack.tout.device)
+        index = torch.arange(size, device=pack.tout.device)
+        mask = mask_mod(None, None, index[:, None], index[None, :])[None, None]  # [1, 1, tokens, tokens]
+        if config._attn_implementation == "eager":  # adds its mask to the scores
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        return mask
+
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        return visible(window)
+    return {kind: visible(window if kind == "sliding_attention" else None) for kind in set(kinds)}
+
+
+def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:
+    """The log-probability of every trained token, [trained tokens], in the order of `pack.advantages`.
+
+    Equals one forward pass a path. Logits are made at trained positions only, in chunks that the backward pass
+    computes again, so that memory does not grow with their number.
+
+    Args:
+        model: a causal LM, bare or under PEFT. temperature, top_p, top_k: those of sampling.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, head = causal.config.get_text_config(), causal.get_output_embeddings()
+    hidden = causal.get_decoder()(
+        input_ids=pack.input_ids[None],
+        attention_mask=_masks(config, causal.dtype, pack),
+        position_ids=pack.position_ids[None],
+        use_cache=False,
+    ).last_hidden_state[0]  # [tokens, hidden size]
+    softcap = getattr(config, "final_logit_softcapping", None)
+
+    def chunk_logprobs(states: Tensor, targets: Tensor) -> Tensor:
+        logits = head(states).float()  # [chunk, vocabulary]
+        logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+        logits = warp(logits, temperature, top_p, top_k, keep=targets[:, None])
+        return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+    size = max(1, CHUNK_ELEMENTS // config.vocab_size)
+    chunks = zip(pack.predictors.split(size), pack.targets.split(size))
+    return torch.cat([checkpoint(chunk_logprobs, hidden[p], t, use_reentrant=False) for p, t in chunks])
+
+
+def check_model(model) -> None:
+    """Refuses a model whose packed log-probabilities differ from one forward pass a path, on a small random tree.
+
+    Raises:
+        ValueError: names the model's type and its attention implementation.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or 0
+    rng = np.random.default_rng(0)
+    # Where it is affordable, the prompt is as long as a sliding window, so that the paths reach beyond it.
+    sizes = [max(8, window if window <= 1024 else 0), 3, 2, 4, 2]
+    prompt, *tokens = [rng.integers(0, config.vocab_size, size) for size in sizes]
+    tree = Tree(
+        prompt, [-1, 0, 1, 1, 0], [0, 1, 2, 2, 1], [[], *tokens], [[], *map(np.zeros_like, tokens)], [False] * 5
+    )
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            (packed,) = pack([tree], [torch.ones(5)], 10**9)
+            packed = packed.to(model.device)
+            found = token_logprobs(model, packed)
+            for step, node in enumerate((1, 2, 3, 4)):
+                ids = torch.tensor([tree.prompt_ids + tree.completion_ids(node)], device=model.device)
+                plain = model(input_ids=ids).logits[0, -len(tree.tokens[node]) - 1 : -1].float().log_softmax(-1)
+                expected = plain.gather(1, ids[0, -len(tree.tokens[node]) :, None]).squeeze(1)
+                tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
+                torch.testing.assert_close(found[packed.steps == step], expected, atol=tolerance, rtol=tolerance)
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        name = f"{config.model_type} with attention {config._attn_implementation}"
+        raise ValueError(f"{name} can't be trained on packed trees ({str(error).strip().splitlines()[0]})") from error
+    finally:
+        model.train(training)
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    beta: float = 0.0,
+    ref_logprobs: Tensor | None = None,
+    loss_type: str = "dapo",
+    steps: Tensor | None = None,
+    normalizer: float | None = None,
+) -> Tensor:
+    """The clipped surrogate (PPO, arXiv 1707.06347, equation 7) with a KL term, as a scalar to minimise:
+
+        l = -min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) + beta (exp(d) - d - 1)
+
+    for each trained token, with w = exp(logprobs - old_logprobs) and d = ref_logprobs - logprobs (the estimator of
+    GRPO, arXiv 2402.03300, equation 4). `loss_type` says how tokens are averaged:
+        "dapo": sum over tokens / trained tokens (arXiv 2503.14476, equation 8).
+        "grpo": mean over the tokens of a step, then over steps.
+        "dr_grpo": sum over tokens / a constant (arXiv 2503.20783).
+
+    Args:
+        logprobs, old_logprobs, advantages, ref_logprobs: [trained tokens]. ref_logprobs is needed where beta > 0.
+        epsilon_high: None takes epsilon.
+        steps: LongTensor [trained tokens], the step that each belongs to; needed for "grpo".
+        normalizer: the divisor over the global batch (tokens, steps or the constant), where these tokens are only a
+            part of it. None takes the count of these tokens or steps; "dr_grpo" needs it.
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    clipped = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)  # [trained tokens]
+    if beta:
+        difference = ref_logprobs - logprobs
+        loss = loss + beta * (torch.exp(difference) - difference - 1)
+    if loss_type == "grpo":
+        sizes = torch.bincount(steps)  # [steps]
+        loss = loss / sizes[steps]
+        normalizer = len(sizes) if normalizer is None else normalizer
+    elif loss_type == "dapo":
+        normalizer = len(loss) if normalizer is None else normalizer
+    elif loss_type != "dr_grpo" or normalizer is None:
+        raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, the last with a normalizer")
+    return loss.sum() / normalizer

@@ -1,0 +1,85 @@
+"""Small random models of every supported family, hand-made trees, and where the real problems may lie."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests ask nothing of the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+
+from tree_sampler import Tree
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_BASE = ROOT / "data" / "tiny_base"
+REAL_DATA = ROOT.parent / "shared" / "data"
+VOCABULARY = 100
+FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "gemma3": Gemma3TextConfig}
+
+torch.set_num_threads(2)
+
+
+def random_model(family: str, scale: float = 8.0, **settings):
+    """A two-layer model in float32; `scale` widens its weights, so that its distributions are far from uniform."""
+    torch.manual_seed(0)
+    sizes = dict(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    if family == "gemma3":  # one layer of each kind, with a window that the tests' paths exceed
+        sizes |= dict(sliding_window=6, layer_types=["sliding_attention", "full_attention"])
+    model = AutoModelForCausalLM.from_config(FAMILIES[family](**sizes | settings)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_BASE)
+
+
+@pytest.fixture(scope="session")
+def tiny_base():
+    return AutoModelForCausalLM.from_pretrained(TINY_BASE, dtype=torch.float32).eval()
+
+
+def random_tree(rng, nodes: int, prompt: int = 5, longest: int = 4) -> Tree:
+    """A tree of any shape with random tokens and log-probabilities."""
+    parent = [-1] + [int(rng.integers(0, i)) for i in range(1, nodes)]
+    depth = [0]
+    for p in parent[1:]:
+        depth.append(depth[p] + 1)
+    sizes = [0] + [int(rng.integers(1, longest + 1)) for _ in range(1, nodes)]
+    return Tree(
+        prompt_ids=rng.integers(2, VOCABULARY, prompt).tolist(),
+        parent=parent,
+        depth=depth,
+        tokens=[torch.from_numpy(rng.integers(2, VOCABULARY, n)) for n in sizes],
+        logprobs=[torch.from_numpy(-rng.random(n)) for n in sizes],
+        finished=[False] * nodes,
+    )
+
+
+def path_logprobs(model, tree: Tree, node: int, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probabilities of a node's tokens by one plain forward pass over its path: the definition."""
+    ids = tree.prompt_ids + tree.completion_ids(node)
+    logits = model(torch.tensor([ids])).logits[0].float() / temperature
+    count = len(tree.tokens[node])
+    predictions = logits.log_softmax(-1)[len(ids) - count - 1 : len(ids) - 1]
+    return predictions.gather(1, tree.tokens[node][:, None]).squeeze(1)

@@ -1,0 +1,497 @@
+"""Trains a reasoner by TreeRPO (Tree Relative Policy Optimization, arXiv 2506.05183).
+
+    python train_treerpo.py                       # recipes/demo.yaml: the tiny base learns arithmetic
+    python train_treerpo.py --config recipes/paper-qwen2.5-math-1.5b.yaml
+    accelerate launch --num_processes 8 train_treerpo.py --config recipes/paper-qwen2.5-math-7b.yaml
+
+Each update goes through four phases:
+
+1. sample  From each prompt, grow a tree of steps: continue every unfinished node N times, to depth D.
+2. grade   Verify the answer of every leaf: 1 if right, 0 if not. Nothing else is scored.
+3. credit  A parent's reward is the mean of its children's. A step's advantage is relative to its siblings:
+           A = (r - mu) / sqrt(mu (1 - mu)). Groups that carry no signal are pruned.
+4. update  One clipped policy-gradient update on all kept steps, each token of a tree forwarded once.
+
+GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same code.
+"""
+
+import json
+import logging
+import math
+import statistics
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, set_seed
+from peft import LoraConfig, get_peft_model
+from tqdm import tqdm
+from transformers import get_scheduler
+
+import advantage
+import eval_math
+import plot_results
+from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint
+from cli import ROOT, TINY_BASE, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
+from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
+from policy import LOSS_TYPES, check_model, pack, policy_loss, token_logprobs
+from reward import Grader
+from tree_sampler import Tree, TreeSampler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Flags:
+    """The flags of train_treerpo.py; names and meanings are TRL's where TRL has them."""
+
+    # Model
+    model_name_or_path: str = flag(TINY_BASE, "folder or Hub id of the causal LM to train")
+    attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
+    bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
+    use_peft: bool = flag(True, "train a LoRA adapter; false trains all weights")
+    lora_r: int = flag(16, "rank of the adapter")
+    lora_alpha: int = flag(32, "scale of the adapter, over its rank")
+    lora_dropout: float = flag(0.0, "dropout in the adapter while training")
+    lora_target_modules: list[str] = flag(["all-linear"], "modules that get an adapter")
+    # Data
+    dataset_name: str = flag("arithmetic", "name, Hub id or file; a slice may follow, e.g. svamp[:700]")
+    data_dir: str | None = flag(None, "read known names from DIR/NAME.jsonl instead of the Hub")
+    problem_column: str | None = flag(None, "column of the problem; found by name if left out")
+    answer_column: str | None = flag(None, "column of the answer; found by name if left out")
+    prompt_template: str | None = flag(None, "text with {problem} in it; default: the chat template, or a plain one")
+    num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
+    max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
+    # The tree
+    branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2")
+    depth: int = flag(3, "steps from the prompt to a leaf, D; the number of widths where branching has several")
+    step_tokens: int = flag(384, "most new tokens in a step, L_step")
+    step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
+    temperature: float = flag(1.0, "of sampling; the loss divides its logits by it too")
+    top_p: float = flag(1.0, "crop of sampling, and of the loss; 1 is off")
+    top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
+    max_rows: int = flag(256, "rows in one generate call; lower it when sampling runs out of memory")
+    # Credit
+    advantage: str = flag("treerpo", "estimator: treerpo (siblings) or grpo (all leaves of a tree)")
+    scale_rewards: str = flag("bernoulli", "divisor of advantages: bernoulli, group or none")
+    prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")
+    # Update
+    max_steps: int = flag(100, "updates")
+    prompts_per_step: int = flag(16, "prompts in an update, over all processes")
+    num_iterations: int = flag(1, "optimizer updates on each batch of trees")
+    learning_rate: float = flag(1e-5, "peak learning rate")
+    lr_scheduler_type: str = flag("constant_with_warmup", "a schedule of transformers, e.g. linear or cosine")
+    warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
+    weight_decay: float = flag(0.0, "of AdamW")
+    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    loss_type: str = flag("dapo", "mean over tokens (dapo), over steps (grpo), or sum over a constant (dr_grpo)")
+    epsilon: float = flag(0.2, "clip range of the probability ratio")
+    epsilon_high: float | None = flag(None, "upper clip range; default: epsilon")
+    beta: float = flag(0.0, "weight of the KL term to the base model")
+    max_pack_tokens: int = flag(4096, "tokens in one training sequence; lower it when training runs out of memory")
+    gradient_checkpointing: bool = flag(False, "less memory, about a third more time")
+    # Run
+    seed: int = flag(0, "of everything random")
+    output_dir: str | None = flag(None, "folder of the run; default results/NAME-TIME")
+    resume_from_checkpoint: str | None = flag(
+        None, "a checkpoint folder; without a value, the newest in output_dir", nargs="?", const="newest"
+    )
+    logging_steps: int = flag(1, "updates between trees kept in trees.jsonl for the viewer; 0 keeps none")
+    save_steps: int = flag(50, "updates between checkpoints; 0 for none")
+    save_total_limit: int | None = flag(2, "checkpoints to keep")
+    report_to: str = flag("none", "tensorboard, wandb or none, beside metrics.jsonl")
+    grader_workers: int = flag(2, "processes that verify answers")
+    grader_timeout: float = flag(2.0, "seconds for one answer")
+    # Evaluation, by eval_math.py's own code
+    eval_steps: int = flag(0, "updates between evaluations, also before the first and after the last; 0 for none")
+    benchmarks: list[str] = flag(["arithmetic[:500]"], "what to evaluate on")
+    num_samples: int = flag(4, "sampled completions a problem in evaluations, beside the greedy one")
+    max_new_tokens: int | None = flag(None, "longest completion in evaluations; default depth * step_tokens")
+
+
+def check_flags(flags: Flags, processes: int) -> None:
+    """Raises BadInput for values that no run can have; also brings `branching` and `depth` together."""
+    if len(flags.branching) > 1:
+        flags.depth = len(flags.branching)
+    else:
+        flags.branching = flags.branching * max(flags.depth, 1)
+    at_least = {
+        "branching": (min(flags.branching), 2), "depth": (flags.depth, 1), "step_tokens": (flags.step_tokens, 1),
+        "max_rows": (flags.max_rows, 1), "prompts_per_step": (flags.prompts_per_step, 1), "beta": (flags.beta, 0),
+        "max_steps": (flags.max_steps, 1), "num_iterations": (flags.num_iterations, 1), "seed": (flags.seed, 0),
+        "prune_threshold": (flags.prune_threshold, 0), "save_steps": (flags.save_steps, 0), "top_k": (flags.top_k, 0),
+        "eval_steps": (flags.eval_steps, 0), "logging_steps": (flags.logging_steps, 0), "lora_r": (flags.lora_r, 1),
+        "max_prompt_length": (flags.max_prompt_length, 1), "warmup_steps": (flags.warmup_steps, 0),
+    }  # fmt: skip
+    for name, (value, least) in at_least.items():
+        if not value >= least:
+            raise BadInput(f"--{name} {value}: must be at least {least}")
+    if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
+        raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
+    choices = {
+        "advantage": tuple(advantage.ESTIMATORS),
+        "scale_rewards": advantage.SCALES,
+        "loss_type": LOSS_TYPES,
+        "report_to": ("none", "tensorboard", "wandb"),
+    }
+    for name, allowed in choices.items():
+        if getattr(flags, name) not in allowed:
+            raise BadInput(f"--{name} {getattr(flags, name)}: must be one of {', '.join(allowed)}")
+    if flags.prompts_per_step % processes:
+        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
+    if flags.beta and not flags.use_peft:
+        raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
+    eval_math.check_evaluation_flags(
+        flags.num_samples, flags.max_new_tokens or 1, flags.num_shots, flags.prompt_template
+    )
+    longest = flags.max_prompt_length + flags.depth * flags.step_tokens
+    if flags.max_pack_tokens < longest:
+        raise BadInput(
+            f"--max_pack_tokens {flags.max_pack_tokens}: a path can take max_prompt_length + depth * step_tokens = "
+            f"{longest} tokens; raise it, or lower one of these"
+        )
+
+
+# --- The four phases ---------------------------------------------------------------------------------------------------
+
+
+def grade(trees: list[Tree], answers: list[str], grader: Grader, to_text) -> list[torch.Tensor]:
+    """Phase 2: leaf rewards [nodes] of every tree, 1 or 0 at leaves and NaN elsewhere."""
+    leaves = [(t, leaf) for t, tree in enumerate(trees) for leaf in tree.leaves()]
+    texts = [to_text(trees[t].completion_ids(leaf)) for t, leaf in leaves]
+    grades = grader.grade_batch(texts, [answers[t] for t, _ in leaves])
+    rewards = [torch.full((len(tree.parent),), torch.nan) for tree in trees]
+    for (t, leaf), value in zip(leaves, grades):
+        rewards[t][leaf] = value
+    return rewards
+
+
+def credit(
+    trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
+    rewards = [advantage.step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
+    estimator = advantage.ESTIMATORS[flags.advantage]
+    return rewards, [
+        estimator(values, tree.parent, flags.scale_rewards, flags.prune_threshold)
+        for tree, values in zip(trees, rewards)
+    ]
+
+
+def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator: Accelerator) -> dict[str, float]:
+    """Phase 4: `num_iterations` optimizer updates on the trees of all processes.
+
+    Every process adds up the gradients of its own packs, whose losses are divided by counts over all processes; one
+    reduction adds the processes'. So one process and many make the same update from the same trees.
+    """
+    # Attention takes 4 * hidden size operations a pair of tokens and layer, all else about 24 * hidden size squared a
+    # token and layer: they draw level at about 6 * hidden size tokens.
+    attention_tokens = 6 * model.config.get_text_config().hidden_size
+    packs = [p.to(accelerator.device) for p in pack(trees, advantages, flags.max_pack_tokens, attention_tokens)]
+    counts = [sum(len(p.targets) for p in packs), sum(int(p.steps[-1]) + 1 for p in packs)]
+    tokens, steps = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
+    if not tokens:
+        return {"trained_tokens": 0}  # every group was pruned: there is nothing to learn from this batch
+    full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
+    normalizer = {"dapo": tokens, "grpo": steps, "dr_grpo": flags.prompts_per_step * full_tree}[flags.loss_type]
+    sampling = (flags.temperature, flags.top_p, flags.top_k)
+    references = [None] * len(packs)
+    if flags.beta:
+        with torch.no_grad(), model.disable_adapter():
+            references = [token_logprobs(model, p, *sampling) for p in packs]
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for iteration in range(flags.num_iterations):
+        optimizer.zero_grad()
+        # sums over trained tokens: loss, clipped, |difference|, k3 to the reference; the last is a maximum
+        sums = torch.zeros(4, device=accelerator.device, dtype=torch.double)
+        largest = torch.zeros((), device=accelerator.device)
+        for p, reference in zip(packs, references):
+            with accelerator.autocast():
+                logprobs = token_logprobs(model, p, *sampling)  # [trained tokens]
+            loss = policy_loss(
+                logprobs, p.old_logprobs, p.advantages, flags.epsilon, flags.epsilon_high, flags.beta, reference,
+                flags.loss_type, p.steps, normalizer,
+            )  # fmt: skip
+            loss.backward()
+            with torch.no_grad():
+                difference = logprobs - p.old_logprobs
+                high = 1 + (flags.epsilon if flags.epsilon_high is None else flags.epsilon_high)
+                clipped = torch.where(p.advantages > 0, difference.exp() > high, difference.exp() < 1 - flags.epsilon)
+                gap = torch.zeros_like(logprobs) if reference is None else reference - logprobs
+                kl = (gap.exp() - gap - 1).sum()
+                sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl]).double()
+                largest = torch.maximum(largest, difference.abs().max())
+        if accelerator.num_processes > 1:
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+            flat = accelerator.reduce(flat, "sum")
+            for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+                p.grad = part.view_as(p)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
+        optimizer.step()
+        if iteration == 0:  # before any update: what differs now is sampling against training
+            sampling_gap = {
+                "logprob_difference_mean": accelerator.reduce(sums, "sum")[2].item() / tokens,
+                "logprob_difference_max": accelerator.gather(largest[None]).max().item(),
+            }
+    loss, clipped, _, kl = accelerator.reduce(sums, "sum").tolist()
+    return {
+        "loss": loss,
+        "grad_norm": float(norm),
+        "clip_share": clipped / tokens,
+        "kl": kl / tokens if flags.beta else None,
+        **sampling_gap,
+        "trained_tokens": tokens,
+        "packs": len(packs),
+    }
+
+
+# --- What is logged ----------------------------------------------------------------------------------------------------
+
+
+def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor) -> dict:
+    """What one tree adds to an update's metrics: sums and lists that `summarise` turns into means."""
+    leaves = tree.leaves()
+    size, _, deviation = advantage.group_statistics(rewards, tree.parent)
+    groups = size.nonzero().squeeze(1).tolist()
+    kept = set(tree.parent[advantages != 0].tolist())
+    by_depth = defaultdict(list)
+    for node in range(1, len(tree.parent)):
+        by_depth[f"step_reward_depth_{tree.depth[node]}"].append(rewards[node].item())
+    for group in groups:
+        by_depth[f"group_std_depth_{tree.depth[group] + 1}"].append(deviation[group].item())
+    return {
+        "reward": [rewards[0].item()],
+        "leaf_pass_rate": [rewards[leaf].item() for leaf in leaves],
+        "completion_length": [len(tree.completion_ids(leaf)) for leaf in leaves],
+        "unfinished_share": [1.0 - float(tree.finished[leaf]) for leaf in leaves],
+        "kept_groups_share": [float(group in kept) for group in groups],
+        # The mean surprise of sampled tokens is an unbiased estimate of the policy's entropy.
+        "entropy": (-torch.cat(tree.logprobs)).tolist(),
+        **by_depth,
+    }
+
+
+def summarise(statistics_of_trees: list[dict]) -> dict[str, float]:
+    """The means over all trees of an update, with their counts of leaves and sampled tokens."""
+    merged = defaultdict(list)
+    for one in statistics_of_trees:
+        for name, values in one.items():
+            merged[name] += values
+    means = {name: statistics.fmean(values) for name, values in sorted(merged.items())}
+    return {**means, "leaves": len(merged["leaf_pass_rate"]), "sampled_tokens": len(merged["entropy"])}
+
+
+def tree_record(update: int, problem: dict, tree: Tree, rewards, advantages, tokenizer) -> dict:
+    """One line of trees.jsonl: everything the viewer shows, in plain JSON."""
+    nodes = zip(tree.parent.tolist(), tree.tokens, tree.finished.tolist(), rewards.tolist(), advantages.tolist())
+    return {
+        "update": update,
+        **problem,
+        "nodes": [
+            {"parent": p, "text": tokenizer.decode(t), "tokens": len(t), "finished": f, "reward": r, "advantage": a}
+            for p, t, f, r, a in nodes
+        ],
+    }
+
+
+# --- The run -----------------------------------------------------------------------------------------------------------
+
+
+def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
+    """Which problems stand at places first ... last - 1 of an endless sequence of reshuffled epochs."""
+    orders = {}
+    for epoch in {place // count for place in range(first, last)}:
+        orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
+    return [int(orders[place // count][place % count]) for place in range(first, last)]
+
+
+def load_data(flags: Flags) -> tuple[list[dict], dict[str, list[dict]]]:
+    """The training problems, and those of each benchmark if there are evaluations."""
+    columns = (flags.data_dir, flags.problem_column, flags.answer_column)
+    problems = load_problems(flags.dataset_name, "train", *columns)
+    return problems, {name: load_problems(name, "test", *columns) for name in flags.benchmarks if flags.eval_steps}
+
+
+def encode_prompts(flags: Flags, problems: list[dict], tokenizer, template) -> tuple[list[dict], list[list[int]]]:
+    """The problems whose prompts are short enough, and their prompts' token ids."""
+    prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+    kept = [i for i, ids in enumerate(prompts) if 0 < len(ids) <= flags.max_prompt_length]
+    if len(kept) < len(prompts):
+        logger.warning("%d prompts longer than max_prompt_length %d, or empty, were skipped",
+                       len(prompts) - len(kept), flags.max_prompt_length)  # fmt: skip
+    if not kept:
+        raise BadInput(f"--max_prompt_length {flags.max_prompt_length}: every prompt is longer")
+    return [problems[i] for i in kept], [prompts[i] for i in kept]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str):
+    """Writes the seconds that a phase took to `seconds`."""
+    start = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds[f"seconds_{phase}"] = time.perf_counter() - start
+
+
+def append_line(path: Path, row: dict) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def demo_by_default(argv: list[str]) -> str | None:
+    """A call that names neither a config nor a model is the demo."""
+    named = any(word.replace("-", "_").startswith("__model_name_or_path") for word in argv)
+    return None if named else str(ROOT / "recipes" / "demo.yaml")
+
+
+def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
+    """The model with its adapter on the device, the sampler, the optimizer and the schedule, all checked."""
+    try:
+        if flags.use_peft:
+            targets = flags.lora_target_modules
+            lora = LoraConfig(
+                r=flags.lora_r, lora_alpha=flags.lora_alpha, lora_dropout=flags.lora_dropout, task_type="CAUSAL_LM",
+                target_modules=targets[0] if targets == ["all-linear"] else targets,
+            )  # fmt: skip
+            model = get_peft_model(model, lora)
+        model.to(accelerator.device)
+        if flags.gradient_checkpointing:
+            model.enable_input_require_grads()  # or a frozen embedding would cut the graph
+            model.gradient_checkpointing_enable()
+        check_model(model)
+        sampler = TreeSampler(
+            model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature, flags.top_p,
+            flags.top_k, flags.max_rows, flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n"),
+        )  # fmt: skip
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=flags.learning_rate, weight_decay=flags.weight_decay)
+        scheduler = get_scheduler(flags.lr_scheduler_type, optimizer, flags.warmup_steps, flags.max_steps)
+    except ValueError as error:  # a setting that peft, transformers or the sampler refuses
+        raise BadInput(str(error).splitlines()[0]) from error
+    return model, sampler, optimizer, scheduler
+
+
+def main() -> None:
+    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo_by_default)
+    dtype = device_dtype(flags.bf16, PartialState().device)
+    # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
+    accelerator = Accelerator(
+        mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no",
+        log_with=None if flags.report_to == "none" else flags.report_to,
+    )
+    check_flags(flags, accelerator.num_processes)
+    set_seed(flags.seed)
+    problems, benchmarks = load_data(flags)
+    tokenizer, model = load_tokenizer_and_model(
+        flags.model_name_or_path, dtype if flags.use_peft else torch.float32, flags.attn_implementation,
+        flags.trust_remote_code,
+    )  # fmt: skip
+    template = template_for(flags.dataset_name, flags.prompt_template)
+    problems, prompts = encode_prompts(flags, problems, tokenizer, template)
+    model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
+    output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}", accelerator)
+    done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags) if checkpoint else 0
+    metrics_file, trees_file = output / "metrics.jsonl", output / "trees.jsonl"
+    if accelerator.is_main_process and checkpoint:
+        cut_back(metrics_file, done)
+        cut_back(trees_file, done)
+    if flags.report_to != "none":
+        accelerator.project_configuration.set_directories(str(output))
+        accelerator.init_trackers("treerpo", {k: v for k, v in vars(flags).items() if isinstance(v, (int, float, str))})
+
+    def evaluate(update: int) -> None:
+        """Scores the policy on every benchmark and writes a line of metrics and the completions."""
+        row = {"update": update, "evaluation": {}}
+        for name, rows in benchmarks.items():
+            row["evaluation"][name], completions = eval_math.evaluate(
+                model, tokenizer, rows, grader, accelerator, flags.num_samples,
+                flags.max_new_tokens or flags.depth * flags.step_tokens, flags.temperature, max_rows=flags.max_rows,
+                template=template_for(name, flags.prompt_template), num_shots=flags.num_shots, description=name,
+            )  # fmt: skip
+            if accelerator.is_main_process:
+                eval_math.write_rows(output / "eval" / f"{eval_math.file_name(name)}.jsonl", completions)
+        if accelerator.is_main_process:
+            append_line(metrics_file, row)
+            bar.write(f"update {update}\n{eval_math.format_table(row['evaluation'])}")
+
+    share = flags.prompts_per_step // accelerator.num_processes
+    bar = tqdm(
+        total=flags.max_steps, initial=done, desc="train", unit="update", disable=not accelerator.is_main_process
+    )
+    with Grader(flags.grader_workers, flags.grader_timeout) as grader:
+        if flags.eval_steps and done % flags.eval_steps == 0:
+            evaluate(done)
+        for update in range(done + 1, flags.max_steps + 1):
+            seconds: dict[str, float] = {}
+            first = (update - 1) * flags.prompts_per_step + accelerator.process_index * share
+            chosen = prompt_order(len(prompts), first, first + share, flags.seed)
+            # A tree is a function of the weights, its prompt and its seed; its place in the data gives the seed.
+            with timed(seconds, "sample"):
+                seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]
+                trees = sampler.sample([prompts[i] for i in chosen], seeds)
+            with timed(seconds, "grade"):
+                leaf_rewards = grade(
+                    trees, [problems[i]["answer"] for i in chosen], grader,
+                    lambda ids: completion_text(tokenizer, ids, template, flags.num_shots),
+                )  # fmt: skip
+            rewards, advantages = credit(trees, leaf_rewards, flags)
+            with timed(seconds, "update"):
+                learning_rate = scheduler.get_last_lr()[0]
+                updated = update_policy(model, optimizer, trees, advantages, flags, accelerator)
+                scheduler.step()
+
+            grown = gather_object([tree_statistics(*one) for one in zip(trees, rewards, advantages)])
+            row = {"update": update, **summarise(grown), **updated, "learning_rate": learning_rate, **seconds}
+            accelerator.log({k: v for k, v in row.items() if v is not None}, step=update)
+            if accelerator.is_main_process:
+                append_line(metrics_file, {**row, "grader": dict(grader.stats)})
+                if flags.logging_steps and update % flags.logging_steps == 0:
+                    kept = tree_record(update, problems[chosen[0]], trees[0], rewards[0], advantages[0], tokenizer)
+                    append_line(trees_file, kept)
+                bar.set_postfix(reward=f"{row['reward']:.3f}", kept=f"{row['kept_groups_share']:.2f}",
+                                length=f"{row['completion_length']:.0f}")  # fmt: skip
+            bar.update()
+            last = update == flags.max_steps
+            if flags.save_steps and (update % flags.save_steps == 0 or last):  # saved before evaluating
+                accelerator.wait_for_everyone()
+                if accelerator.is_main_process:
+                    save_checkpoint(output, update, model, optimizer, scheduler, flags)
+            if flags.eval_steps and (update % flags.eval_steps == 0 or last):
+                evaluate(update)
+    bar.close()
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        model.save_pretrained(output / "adapter")
+        print_summary(output, flags, grader)
+
+
+def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
+    """What was gained, where everything lies and what to run next."""
+    curve = plot_results.plot_run(output)
+    evaluations = [row for row in plot_results.read_lines(output / "metrics.jsonl") if "evaluation" in row]
+    if len(evaluations) > 1:
+        print(f"\nBefore and after {flags.max_steps} updates:")
+        for name, before in evaluations[0]["evaluation"].items():
+            after = evaluations[-1]["evaluation"][name]
+            both = {f"{name}, update {r['update']}": v for r, v in ((evaluations[0], before), (evaluations[-1], after))}
+            print(eval_math.format_table(both))
+            for score in before:
+                if isinstance(before[score], dict):
+                    print(f"  {score}: {100 * (after[score]['mean'] - before[score]['mean']):+.1f} points")
+    print(f"\ngrading: {dict(grader.stats)}")
+    print(f"{output}/: config.yaml, metrics.jsonl, trees.jsonl, adapter/, checkpoints/, eval/, {curve.name}")
+    model = "" if flags.model_name_or_path == TINY_BASE else f" --model_name_or_path {flags.model_name_or_path}"
+    print(f"next: python eval_math.py{model} --adapter {output}/adapter --num_samples 8")
+
+
+if __name__ == "__main__":
+    run(main)

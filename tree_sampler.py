@@ -1,0 +1,386 @@
+"""Prompts -> trees, by HF generate over a forked KV cache.
+
+A step is one `model.generate` call of at most `step_tokens` tokens. To branch, the cache rows of the unfinished nodes
+are copied once a child and handed back through `past_key_values`, so that nothing before the fork is computed again.
+Draws come from a stream keyed by (seed, path of child indices, position): a tree is a function of the weights, its
+prompt and its seed, and slices, neighbours and processes do not change it (up to rounding of the logits).
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+@dataclass
+class Tree:
+    """One prompt's tree: nodes in topological order, node 0 is the prompt (no tokens of its own).
+
+    prompt_ids: list of token ids. parent, depth: LongTensor [nodes]. tokens[i], logprobs[i]: LongTensor and float
+    tensor [tokens of node i], the latter under the sampling policy. finished: BoolTensor [nodes], whether the node
+    ended by the stop token (which is its last token then).
+    """
+
+    prompt_ids: list[int]
+    parent: Tensor
+    depth: Tensor
+    tokens: list[Tensor]
+    logprobs: list[Tensor]
+    finished: Tensor
+
+    def __post_init__(self) -> None:
+        self.prompt_ids = torch.as_tensor(self.prompt_ids).tolist()
+        self.parent = torch.as_tensor(self.parent, dtype=torch.long)
+        self.depth = torch.as_tensor(self.depth, dtype=torch.long)
+        self.finished = torch.as_tensor(self.finished, dtype=torch.bool)
+        self.tokens = [torch.as_tensor(t, dtype=torch.long) for t in self.tokens]
+        self.logprobs = [torch.as_tensor(lp, dtype=torch.float32) for lp in self.logprobs]
+
+    def leaves(self) -> list[int]:
+        """The nodes without children, in order."""
+        inner = set(self.parent.tolist())
+        return [i for i in range(len(self.parent)) if i not in inner]
+
+    def path(self, i: int) -> list[int]:
+        """The nodes from the root's child through node i."""
+        parent, nodes = self.parent.tolist(), []
+        while i > 0:
+            nodes.append(i)
+            i = parent[i]
+        return nodes[::-1]
+
+    def completion_ids(self, i: int) -> list[int]:
+        """The token ids from the prompt's end through node i."""
+        return [t for node in self.path(i) for t in self.tokens[node].tolist()]
+
+
+@dataclass
+class _Node:
+    """A node while its tree grows. `row` is its row in the cache of the slice that sampled it (or prefilled it)."""
+
+    prompt: int  # index of the prompt: equal prompts stay apart
+    path: tuple[int, ...]  # child indices from the root; the root's is ()
+    length: int  # tokens from the prompt's start through this node
+    last_id: int = 0
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    logprobs: Tensor = field(default_factory=lambda: torch.empty(0))
+    finished: bool = False
+    cache: DynamicCache | None = None
+    row: int = 0
+    gap: int = 0  # padding behind the node's last token in its cache row
+
+
+def warp(logits: Tensor, temperature: float, top_p: float, top_k: int, keep: Tensor | None = None) -> Tensor:
+    """The logits of the sampling policy, [rows, vocabulary]: divided by the temperature, then cropped by top-k, top-p.
+
+    The loss calls it too, so that both sides speak of one distribution; there `keep`, [rows, 1], holds the sampled
+    tokens, which stay in the crop even where the policy has moved on.
+    """
+    logits = logits / temperature if temperature > 0 else logits
+    cropped = TopKLogitsWarper(top_k)(None, logits) if top_k > 0 else logits
+    cropped = TopPLogitsWarper(top_p)(None, cropped) if top_p < 1 else cropped
+    return cropped if keep is None or cropped is logits else cropped.scatter(1, keep, logits.gather(1, keep))
+
+
+class _InverseCDF(LogitsProcessor):
+    """Turns one uniform number a row into a token by the inverse of the cumulative distribution.
+
+    It leaves that token as the only finite score, so `do_sample=False` takes it, and records its log-probability from
+    the same pass. Everything stays on the device: no synchronisation beyond generate's own end-of-batch check.
+    """
+
+    def __init__(self, uniforms: Tensor, temperature: float, top_p: float, top_k: int):
+        self.uniforms = uniforms  # [step tokens, rows]
+        self.warping = (temperature, top_p, top_k)
+        self.logprobs: list[Tensor] = []  # a [rows] a position
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        temperature = self.warping[0]
+        logprobs = warp(scores, *self.warping).log_softmax(-1)  # [rows, vocabulary]
+        if temperature > 0:
+            # In double precision: a float32 sum over 262,144 tokens would lose the tail.
+            cumulative = logprobs.double().exp_().cumsum_(-1)
+            threshold = self.uniforms[len(self.logprobs), :, None] * cumulative[:, -1:]
+            token = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=scores.shape[1] - 1)  # [rows, 1]
+        else:
+            token = logprobs.argmax(-1, keepdim=True)
+        self.logprobs.append(logprobs.gather(1, token).squeeze(1))
+        return scores.fill_(-torch.inf).scatter_(1, token, 0.0)
+
+
+class _StepEnd(StoppingCriteria):
+    """Ends a row at the step delimiter, and remembers where it was."""
+
+    def __init__(self, criterion: StopStringCriteria):
+        self.criterion = criterion
+        self.ended: list[Tensor] = []  # a [rows] a position
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+        self.ended.append(self.criterion(input_ids, scores))
+        return self.ended[-1]
+
+
+class TreeSampler:
+    """Samples an N-ary tree of steps for each prompt (TreeRPO, section 3.1).
+
+    Args:
+        model: a causal LM, bare or under PEFT, whose cache is made of plain or sliding-window attention layers.
+        tokenizer: gives the stop token (besides those of the model's generation config) and decodes step delimiters.
+        branching: children of each unfinished node (N); or one width a depth, which then sets `depth`.
+        depth: steps from the prompt to the longest leaves (D).
+        step_tokens: most new tokens in a step.
+        temperature: 0 takes the most probable token. top_p, top_k: crop the distribution; 1 and 0 leave it whole.
+        max_rows: most rows in one generate call; with it the memory is bounded, however large the tree.
+        step_delimiter: text that ends a step before `step_tokens`.
+
+    Raises:
+        ValueError: a setting out of range, no stop token, or a model whose cache can't be forked.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        branching: int | list[int] = 8,
+        depth: int = 3,
+        step_tokens: int = 384,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_rows: int = 256,
+        step_delimiter: str | None = None,
+    ):
+        self.widths = list(branching) if isinstance(branching, (list, tuple)) else [branching] * depth
+        least = {"branching": min(self.widths, default=0), "step_tokens": step_tokens, "max_rows": max_rows}
+        if bad := [f"{name}={value}" for name, value in least.items() if value < 1]:
+            raise ValueError(f"{bad[0]}: must be at least 1 (and depth too)")
+        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+            raise ValueError("temperature must be at least 0, top_p in (0, 1] and top_k at least 0")
+        self.model, self.tokenizer = model, tokenizer
+        self.step_tokens, self.max_rows = step_tokens, max_rows
+        self.warping = (temperature, top_p, top_k)
+        self.stop_ids = stop_ids(model, tokenizer)
+        self.delimiter = StopStringCriteria(tokenizer, [step_delimiter]) if step_delimiter else None
+        for layer in self._new_cache().layers:
+            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+                raise ValueError(f"{model.config.model_type}: a cache of {type(layer).__name__} can't be forked")
+        self.generation_config = GenerationConfig(
+            max_new_tokens=step_tokens,
+            do_sample=False,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.stop_ids[0],  # any id will do: lengths come from the stop tokens, masks from lengths
+            # A model's own generation config fills what is unset here, and would change the policy behind our back.
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            use_cache=True,
+        )
+
+    @torch.no_grad()
+    def sample(self, prompts: list[list[int]], seeds: list[int]) -> list[Tree]:
+        """One tree a prompt, in order.
+
+        Args:
+            prompts: token ids, at least one each. seeds: one non-negative integer a prompt.
+        """
+        if len(prompts) != len(seeds) or not all(map(len, prompts)):
+            raise ValueError("sample needs one seed a prompt, and at least one token in each prompt")
+        training = self.model.training
+        self.model.eval()  # dropout off; gradient checkpointing, which forbids a cache, too
+        nodes: list[_Node] = []
+        # Long prompts first: neighbours in a slice are then alike in length, and the largest slices come first.
+        waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+        pools: list[list[_Node]] = [[] for _ in self.widths]  # unfinished nodes by depth, each with its cache row
+        try:
+            while waiting or any(pools):
+                depth = self._next_depth(pools, bool(waiting))
+                parents = max(1, self.max_rows // self.widths[depth])
+                if depth == 0 and waiting and len(pools[0]) < parents:
+                    count = min(parents - len(pools[0]), len(waiting))
+                    pools[0] += self._prefill([waiting.popleft() for _ in range(count)], prompts)
+                    nodes += pools[0][-count:]
+                    continue
+                taken, pools[depth] = pools[depth][:parents], pools[depth][parents:]
+                children = [(parent, k) for parent in taken for k in range(self.widths[depth])]
+                for start in range(0, len(children), self.max_rows):
+                    grown = self._grow(children[start : start + self.max_rows], seeds)
+                    nodes += grown
+                    if depth + 1 < len(self.widths):
+                        pools[depth + 1] += [node for node in grown if not node.finished]
+                    for node in grown:  # a cache lives only as long as some node in a pool holds it
+                        node.cache = None if node.finished or depth + 1 == len(self.widths) else node.cache
+                for node in taken:
+                    node.cache = None
+        finally:
+            self.model.train(training)
+        return _assemble(nodes, prompts)
+
+    def _next_depth(self, pools: list[list[_Node]], waiting: bool) -> int:
+        """The deepest pool that fills a slice; else the first that can feed the deeper ones.
+
+        Deep first, so that caches are let go early; and a slice below max_rows waits for rows of other prompts.
+        """
+        for depth in range(len(pools) - 1, -1, -1):
+            if len(pools[depth]) * self.widths[depth] >= self.max_rows:
+                return depth
+        return 0 if waiting else next(depth for depth, pool in enumerate(pools) if pool)
+
+    def _new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)  # with the config, sliding-window layers keep their kind
+
+    def _prefill(self, indices: list[int], prompts: list[list[int]]) -> list[_Node]:
+        """Computes the prompts once, all but their last token, which the children's first forward pass takes."""
+        roots = [_Node(prompt=i, path=(), length=len(prompts[i]), last_id=prompts[i][-1]) for i in indices]
+        width = max(node.length for node in roots) - 1
+        cache = self._new_cache()
+        if width:
+            padded = [[0] * (width + 1 - node.length) + prompts[node.prompt][:-1] for node in roots]
+            input_ids = torch.tensor(padded, device=self.model.device)  # [prompts, width], padded on the left
+            mask = _mask([node.length - 1 for node in roots], width, self.model.device)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            self.model(input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+        for row, node in enumerate(roots):
+            node.cache, node.row = cache, row
+        return roots
+
+    def _fork(self, parents: list[_Node]) -> tuple[DynamicCache, Tensor]:
+        """A cache with one row an entry of `parents`, aligned on the right, and its mask [rows, width].
+
+        A run of parents from one cache is one index_select a layer. Rows that ended early, at a delimiter, are moved
+        to the right so that the newest token of every row stands in the last column.
+        """
+        lengths = [node.length - 1 for node in parents]  # the last token is not in the cache yet
+        width, device = max(lengths), self.model.device
+        cache, runs = self._new_cache(), []
+        for node in parents:
+            if not runs or runs[-1][0].cache is not node.cache:
+                runs.append([])
+            runs[-1].append(node)
+        for index, layer in enumerate(cache.layers if width else []):
+            columns = min(width, layer.sliding_window - 1) if layer.is_sliding else width
+            keys, values = [], []
+            for run in runs:
+                source = run[0].cache.layers[index]
+                rows = torch.tensor([node.row for node in run], device=device)
+                gaps = torch.tensor([node.gap for node in run], device=device)
+                for states, parts in ((source.keys, keys), (source.values, values)):
+                    parts.append(_align(states, rows, gaps if any(n.gap for n in run) else None, columns))
+            layer.lazy_initialization(keys[0], values[0])
+            layer.keys, layer.values = (p[0] if len(p) == 1 else torch.cat(p) for p in (keys, values))
+            if layer.is_sliding:
+                layer.cumulative_length = width
+                # Moving a row to the right needs the columns that the window would have dropped during the step.
+                layer.record_past = self.delimiter is not None
+        return cache, _mask([n + 1 for n in lengths], width + 1, device)
+
+    def _grow(self, children: list[tuple[_Node, int]], seeds: list[int]) -> list[_Node]:
+        """Samples one step for each (parent, child index) in one generate call."""
+        device = self.model.device
+        cache, mask = self._fork([parent for parent, _ in children])
+        paths = [parent.path + (k,) for parent, k in children]
+        uniforms = np.stack(
+            [_uniforms(seeds[p.prompt], path, self.step_tokens) for (p, _), path in zip(children, paths)], 1
+        )
+        draw = _InverseCDF(torch.from_numpy(uniforms).to(device), *self.warping)
+        step_end = _StepEnd(self.delimiter) if self.delimiter else None
+        sequences = self.model.generate(
+            # Only the last token: the rest is in the cache, and the mask tells generate how long that is.
+            input_ids=torch.tensor([[parent.last_id] for parent, _ in children], device=device),
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=self.generation_config,
+            logits_processor=LogitsProcessorList([draw]),
+            stopping_criteria=StoppingCriteriaList([step_end] if step_end else []),
+        )
+        new = sequences[:, 1:]  # [rows, new tokens]
+        stopped = torch.isin(new, torch.tensor(self.stop_ids, device=device))
+        ended = stopped | torch.stack(step_end.ended, 1) if step_end else stopped
+        lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])  # [rows]
+        finished = stopped.gather(1, lengths[:, None] - 1).squeeze(1)
+        logprobs = torch.stack(draw.logprobs, 1).float()  # [rows, new tokens]
+        new, logprobs, lengths, finished = new.cpu(), logprobs.cpu(), lengths.tolist(), finished.tolist()
+        return [
+            _Node(
+                prompt=parent.prompt,
+                path=paths[row],
+                length=parent.length + lengths[row],
+                last_id=int(new[row, lengths[row] - 1]),
+                tokens=new[row, : lengths[row]],
+                logprobs=logprobs[row, : lengths[row]],
+                finished=finished[row],
+                cache=cache,
+                row=row,
+                gap=new.shape[1] - lengths[row],
+            )
+            for row, (parent, _) in enumerate(children)
+        ]
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """The ids that end a completion: the tokenizer's end token and those of the model's generation config."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *configured]) if i is not None]
+    if not ids:
+        raise ValueError("the tokenizer has no end token: set eos_token in its tokenizer_config.json")
+    return ids
+
+
+def _uniforms(seed: int, path: tuple[int, ...], count: int) -> np.ndarray:
+    """The node's stream of uniform numbers, [count]: Philox, keyed by the seed and the path, counted by position."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=path))).random(count)
+
+
+def _mask(lengths: list[int], width: int, device) -> Tensor:
+    """The attention mask of rows padded on the left, [rows, width], from their lengths and never from their ids."""
+    return (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long().to(device)
+
+
+def _align(states: Tensor, rows: Tensor, gaps: Tensor | None, columns: int) -> Tensor:
+    """The last `columns` columns of each row before its gap: [rows, heads, columns, head dimension].
+
+    `states` is a cache layer's keys or values. Columns that reach back before its first are padding, masked anyway.
+    """
+    width = states.shape[2]
+    if gaps is None:
+        picked = states[:, :, max(width - columns, 0) :].index_select(0, rows)
+    else:
+        column = torch.arange(width - columns, width, device=states.device) - gaps[:, None]  # [rows, columns]
+        # Advanced indices side by side keep their place, so swap heads out of their way and back.
+        picked = states.transpose(1, 2)[rows[:, None], column.clamp(min=0)].transpose(1, 2)
+    return torch.nn.functional.pad(picked, (0, 0, columns - picked.shape[2], 0))
+
+
+def _assemble(nodes: list[_Node], prompts: list[list[int]]) -> list[Tree]:
+    """The finished trees. Sorted by path a parent stands before its children, however the slices were cut."""
+    by_prompt: list[list[_Node]] = [[] for _ in prompts]
+    for node in nodes:
+        by_prompt[node.prompt].append(node)
+    trees = []
+    for prompt_ids, members in zip(prompts, by_prompt):
+        members.sort(key=lambda node: node.path)
+        index = {node.path: i for i, node in enumerate(members)}
+        trees.append(
+            Tree(
+                prompt_ids=prompt_ids,
+                parent=[index[node.path[:-1]] if node.path else -1 for node in members],
+                depth=[len(node.path) for node in members],
+                tokens=[node.tokens for node in members],
+                logprobs=[node.logprobs for node in members],
+                finished=[node.finished for node in members],
+            )
+        )
+    return trees
