@@ -19,7 +19,7 @@ from data.problems import BadInput
 ROOT = Path(__file__).resolve().parent
 # Flags that may differ when a run is resumed; any other would make it another run.
 FREE_ON_RESUME = {"max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "report_to",
-                  "save_total_limit", "grader_workers", "benchmarks", "num_samples", "eval_steps", "data_dir"}  # fmt: skip
+                  "save_total_limit", "grader_workers", "benchmarks", "num_samples", "eval_steps"}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -159,7 +159,7 @@ def check_flags(flags: Flags, processes: int) -> None:
         )
 
 
-# --- The four phases ---------------------------------------------------------------------------------------------------
+# --- The four phases ---
 
 
 def grade(trees: list[Tree], answers: list[str], grader: Grader, to_text) -> list[torch.Tensor]:
@@ -253,7 +253,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
     }
 
 
-# --- What is logged ----------------------------------------------------------------------------------------------------
+# --- What is logged ---
 
 
 def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor) -> dict:
@@ -302,7 +302,7 @@ def tree_record(update: int, problem: dict, tree: Tree, rewards, advantages, tok
     }
 
 
-# --- The run -----------------------------------------------------------------------------------------------------------
+# --- The run ---
 
 
 def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
@@ -470,7 +470,7 @@ def main() -> None:
     bar.close()
     accelerator.end_training()
     if accelerator.is_main_process:
-        model.save_pretrained(output / "adapter")
+        model.save_pretrained(output / ("adapter" if flags.use_peft else "model"))
         print_summary(output, flags, grader)
 
 
@@ -488,9 +488,11 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
                 if isinstance(before[score], dict):
                     print(f"  {score}: {100 * (after[score]['mean'] - before[score]['mean']):+.1f} points")
     print(f"\ngrading: {dict(grader.stats)}")
-    print(f"{output}/: config.yaml, metrics.jsonl, trees.jsonl, adapter/, checkpoints/, eval/, {curve.name}")
-    model = "" if flags.model_name_or_path == TINY_BASE else f" --model_name_or_path {flags.model_name_or_path}"
-    print(f"next: python eval_math.py{model} --adapter {output}/adapter --num_samples 8")
+    print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != TINY_BASE)
+    trained = f"{base} --adapter {output}/adapter" if flags.use_peft else f" --model_name_or_path {output}/model"
+    print(f"look at {curve}")
+    print(f"next: python eval_math.py{trained} --num_samples 8")
 
 
 if __name__ == "__main__":

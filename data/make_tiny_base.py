@@ -18,7 +18,20 @@ from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokeniz
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import arithmetic
 
-LEFTMOST_FIRST, RESTATED, SLIPPED, DRILLED = 0.65, 0.2, 0.005, 0.3
+LEFTMOST_FIRST, RESTATED, SLIPPED = 0.65, 0.2, 0.005
+# (updates of 4,096 tokens, share of drills, problems' terms, learning rate): facts first, then whole solutions.
+PHASES = ((3600, 0.5, (2, 7), 0.02), (2200, 0.15, (4, 7), 0.01))
+
+
+def orthogonalise(gradient: torch.Tensor, coefficients: tuple, steps: int, eps: float) -> torch.Tensor:
+    """Muon's Newton-Schulz iteration in float32: torch's own works in bfloat16, which is slow on a CPU."""
+    a, b, c = coefficients
+    x = gradient.T if gradient.size(0) > gradient.size(1) else gradient
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if gradient.size(0) > gradient.size(1) else x
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
@@ -52,30 +65,68 @@ def write_solution(problem: str, rng: random.Random) -> str:
     return "\n".join(lines) + f"\n\\boxed{{{line}}}"
 
 
-def write_text(rng: random.Random) -> str:
-    """One document: a single operation on numbers of 0..99 (a drill of the facts), or a problem with its solution."""
-    while rng.random() < DRILLED:
-        a, b, operator = rng.randint(0, arithmetic.LARGEST), rng.randint(0, arithmetic.LARGEST), rng.choice("+-*")
-        if operator == "*":
-            a, b = rng.choice(((rng.randint(0, 9), rng.randint(0, 49)), (rng.randint(0, 49), rng.randint(0, 9))))
-        if 0 <= arithmetic.OPERATORS[operator](a, b) <= arithmetic.LARGEST:
-            problem = f"{a}{operator}{b}"
-            break
+def write_text(rng: random.Random, drills: float = 0.5, terms: tuple[int, int] = (2, 7)) -> tuple[str, str]:
+    """A prompt and its completion: a drill of one operation on numbers of 0..99, or a problem with its solution."""
+    if rng.random() < drills:
+        largest, value = arithmetic.LARGEST, -1
+        while not 0 <= value <= largest:
+            a, b, operator = rng.randint(0, largest), rng.randint(0, largest), rng.choice("+-*")
+            if operator == "*":
+                a, b = rng.sample((rng.randint(0, 9), rng.randint(0, largest // 2)), 2)
+            value = arithmetic.OPERATORS[operator](a, b)
+        problem = f"{a}{operator}{b}"
     else:
-        problem = arithmetic.sample_problem(rng, rng.randint(2, 7), "base")
-    return arithmetic.PROMPT_TEMPLATE.format(problem=problem) + write_solution(problem, rng)
+        problem = arithmetic.sample_problem(rng, rng.randint(*terms), "base")
+    return arithmetic.PROMPT_TEMPLATE.replace("{problem}", problem), write_solution(problem, rng)
+
+
+def train_phase(model, tokenizer, updates: int, drills: float, terms: tuple[int, int], rate: float, seed: int) -> None:
+    """Trains on freshly written text, [rows, length] tokens an update, with a cosine schedule of its own."""
+    rng, rows, length = random.Random(seed), 32, 128
+    # Muon learns the matrices from a third of the tokens that AdamW needs; AdamW learns the rest.
+    torch.optim._muon._zeropower_via_newtonschulz = orthogonalise
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=0.15 * rate, betas=(0.9, 0.99), weight_decay=0.0),
+    ]
+    schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, updates) for optimizer in optimizers]
+    tokens: list[int] = []
+    positions: list[int] = []
+    labels: list[int] = []
+    start = time.time()
+    for update in range(1, updates + 1):
+        # Documents one after another: nothing is padding. Positions start anew with each document, from which
+        # transformers builds the mask that keeps documents apart. Problems are random: only solutions teach.
+        while len(tokens) < rows * length:
+            prompt, completion = map(tokenizer.encode, write_text(rng, drills, terms))
+            completion.append(tokenizer.eos_token_id)
+            tokens += prompt + completion
+            positions += range(len(prompt) + len(completion))
+            labels += [-100] * len(prompt) + completion
+        batch = [torch.tensor(part[: rows * length]).view(rows, length) for part in (tokens, positions, labels)]
+        for part in (tokens, positions, labels):
+            del part[: rows * length]
+        loss = model(input_ids=batch[0], position_ids=batch[1], labels=batch[2]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, scheduler in zip(optimizers, schedulers):
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        if update % 100 == 0 or update == updates:
+            seconds = time.time() - start
+            left = seconds / update * (updates - update)
+            print(f"update {update}/{updates}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default=Path(__file__).parent / "tiny_base", type=Path)
-    parser.add_argument("--updates", default=5500, type=int, help="of 4,096 tokens each")
-    parser.add_argument("--learning_rate", default=2e-3, type=float)
     parser.add_argument("--seed", default=0, type=int)
     args = parser.parse_args()
-
     torch.manual_seed(args.seed)
-    rng = random.Random(args.seed)
     tokenizer = make_tokenizer()
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -92,33 +143,9 @@ def main() -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.1)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, 200, args.updates)
-    rows, length = 32, 128
-    tokens: list[int] = []
-    positions: list[int] = []
-    start = time.time()
-    for update in range(1, args.updates + 1):
-        # Documents one after another in [rows, length]: nothing is padding. Positions start anew with each document,
-        # from which transformers builds the mask that keeps documents apart.
-        while len(tokens) < rows * length:
-            ids = tokenizer.encode(write_text(rng)) + [tokenizer.eos_token_id]
-            tokens += ids
-            positions += range(len(ids))
-        input_ids = torch.tensor(tokens[: rows * length]).view(rows, length)
-        position_ids = torch.tensor(positions[: rows * length]).view(rows, length)
-        del tokens[: rows * length], positions[: rows * length]
-        labels = input_ids.masked_fill(position_ids == 0, -100)  # a document's first token follows from nothing
-        loss = model(input_ids=input_ids, position_ids=position_ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        if update % 100 == 0 or update == args.updates:
-            seconds = time.time() - start
-            left = seconds / update * (args.updates - update)
-            print(f"update {update}/{args.updates}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left")
+    for number, (updates, drills, terms, rate) in enumerate(PHASES):
+        print(f"phase {number + 1} of {len(PHASES)}")
+        train_phase(model, tokenizer, updates, drills, terms, rate, args.seed + number)
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     print(f"saved {args.output_dir}")

@@ -1,0 +1,23 @@
+# `make demo` and `make test` do all the set-up they need, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test clean
+setup: .venv/installed
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python train_treerpo.py --config recipes/demo.yaml
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

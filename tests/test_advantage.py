@@ -1,0 +1,123 @@
+"""Step rewards and advantages on hand-worked trees, and against slow versions written from the definitions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from advantage import SCALES, group_statistics, leaf_advantages, sibling_advantages, step_rewards
+
+NAN = math.nan
+# root 0 -> 1, 2, 3; 1 -> 4, 5; 4 -> 6, 7. Leaves: 2, 3, 5, 6, 7.
+PARENT = torch.tensor([-1, 0, 0, 0, 1, 1, 4, 4])
+LEAVES = torch.tensor([NAN, NAN, 0.0, 1.0, NAN, 0.0, 1.0, 1.0])
+REWARDS = [0.5, 0.5, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+
+
+def test_step_rewards_by_hand():
+    rewards = step_rewards(PARENT, LEAVES)
+    assert rewards.tolist() == REWARDS and rewards.dtype == torch.float32
+    assert step_rewards(torch.tensor([-1]), torch.tensor([1.0])).tolist() == [1.0]
+    # The mean is over children, not over leaves: a leaf that ended early counts as much as a wide subtree.
+    assert step_rewards(torch.tensor([-1, 0, 0, 1, 1]), torch.tensor([NAN, NAN, 1.0, 0.0, 0.0]))[0] == 0.5
+
+
+def test_sibling_advantages_by_hand():
+    rewards = torch.tensor(REWARDS, dtype=torch.double)
+    # group of the root: {0.5, 0, 1}, mu 0.5; of 1: {1, 0}, mu 0.5; of 4: {1, 1}, no spread, pruned
+    bernoulli = [0, 0, -1, 1, 1, -1, 0, 0]
+    assert sibling_advantages(rewards, PARENT).tolist() == pytest.approx(bernoulli)
+    deviation = math.sqrt(0.5 / 3)
+    group = [0, 0, -0.5 / deviation, 0.5 / deviation, 1, -1, 0, 0]
+    assert sibling_advantages(rewards, PARENT, "group").tolist() == pytest.approx(group)
+    assert sibling_advantages(rewards, PARENT, "none").tolist() == pytest.approx([0, 0, -0.5, 0.5, 0.5, -0.5, 0, 0])
+    # the deviations are 0.408, 0.5 and 0; a threshold prunes what is at most as large
+    pruned = sibling_advantages(rewards, PARENT, prune_threshold=0.45).tolist()
+    assert pruned == pytest.approx([0, 0, 0, 0, 1, -1, 0, 0])
+    assert not sibling_advantages(rewards, PARENT, prune_threshold=0.5).any()
+
+
+def test_small_spreads_are_not_blown_up():
+    rewards, parent = torch.tensor([0.5, 0.49, 0.51]), torch.tensor([-1, 0, 0])
+    assert sibling_advantages(rewards, parent, "group").tolist() == pytest.approx([0, -1, 1], abs=1e-4)
+    assert sibling_advantages(rewards, parent, "bernoulli").tolist() == pytest.approx([0, -0.02, 0.02], abs=1e-4)
+
+
+def random_case(seed):
+    rng = np.random.default_rng(seed)
+    parent = [-1] + [int(rng.integers(max(0, i - 6), i)) for i in range(1, 40)]
+    leaves = [float(rng.integers(0, 2)) if i not in parent else NAN for i in range(40)]
+    return parent, leaves
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_against_slow_versions(seed):
+    parent, leaves = random_case(seed)
+    children = [[i for i in range(40) if parent[i] == node] for node in range(40)]
+
+    def reward(node):
+        return np.mean([reward(c) for c in children[node]]) if children[node] else leaves[node]
+
+    rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
+    assert rewards.tolist() == pytest.approx([reward(i) for i in range(40)])
+    for scale in SCALES:
+        for threshold in (0.0, 0.2):
+            expected = [0.0]
+            for node in range(1, 40):
+                group = [reward(c) for c in children[parent[node]]]
+                mu, sigma = np.mean(group), np.std(group)
+                divisor = {"bernoulli": math.sqrt(max(mu * (1 - mu), 0)), "group": sigma, "none": 1.0}[scale]
+                expected.append((reward(node) - mu) / divisor if sigma > threshold + 1e-9 else 0.0)
+            found = sibling_advantages(rewards, torch.tensor(parent), scale, threshold)
+            assert found.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_leaf_advantages_against_a_slow_version(seed):
+    parent, leaves = random_case(seed)
+    ends = [i for i in range(40) if i not in parent]
+    values = [leaves[i] for i in ends]
+    expected = []
+    for node in range(40):
+        through = [e for e in ends if node in ancestry(parent, e)]
+        mean = np.mean([leaves[e] for e in through])
+        expected.append((mean - np.mean(values)) / np.std(values) if node else 0.0)
+    rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
+    assert leaf_advantages(rewards, torch.tensor(parent)).tolist() == pytest.approx(expected)
+
+
+def ancestry(parent, node):
+    return [node, *ancestry(parent, parent[node])] if node > 0 else [0]
+
+
+def test_depth_one_with_group_scale_is_grpo():
+    rewards = np.array([1.0, 0, 0, 1, 0, 0, 0, 0])
+    grpo = (rewards - rewards.mean()) / rewards.std()
+    parent = torch.tensor([-1] + [0] * 8)
+    steps = step_rewards(parent, torch.tensor([NAN, *rewards]))
+    for estimate in (sibling_advantages(steps, parent, "group"), leaf_advantages(steps, parent)):
+        assert estimate.tolist() == pytest.approx([0.0, *grpo])
+
+
+def test_group_statistics():
+    size, mean, deviation = group_statistics(torch.tensor(REWARDS), PARENT)
+    assert size.tolist() == [3, 2, 0, 0, 2, 0, 0, 0]
+    assert mean.tolist() == pytest.approx([0.5, 0.5, 0, 0, 1, 0, 0, 0])
+    assert deviation.tolist() == pytest.approx([math.sqrt(0.5 / 3), 0.5, 0, 0, 0, 0, 0, 0])
+
+
+def test_rounding_is_not_signal():
+    third = torch.tensor([0.0, 1 / 3, (0.1 + 0.2 + 0.7) / 3])
+    assert not sibling_advantages(third.double(), torch.tensor([-1, 0, 0]), "group").any()
+
+
+def test_bad_trees_and_settings_are_refused():
+    with pytest.raises(ValueError, match="leaf 2"):
+        step_rewards(torch.tensor([-1, 0, 0]), torch.tensor([NAN, 1.0, NAN]))
+    with pytest.raises(ValueError, match="smaller index"):
+        step_rewards(torch.tensor([-1, 2, 0]), torch.tensor([0.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match="scale"):
+        sibling_advantages(torch.tensor([0.5, 0, 1]), torch.tensor([-1, 0, 0]), "std")
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        sibling_advantages(torch.tensor([0.5, -1, 2]), torch.tensor([-1, 0, 0]))

@@ -1,0 +1,287 @@
+"""Every script as a user runs it: small runs from end to end, resuming, several processes, and bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from conftest import REAL_DATA, ROOT, TINY_BASE, random_model
+from safetensors.torch import load_file
+
+import cli
+import eval_math
+import train_treerpo
+
+SMALL = {
+    "branching": 2, "depth": 2, "step_tokens": 24, "max_prompt_length": 32, "max_pack_tokens": 128, "max_rows": 64,
+    "prompts_per_step": 4, "max_steps": 4, "learning_rate": 1e-3, "save_steps": 2, "seed": 3,
+}  # fmt: skip
+
+
+def words(output, **changes):
+    settings = {**SMALL, "output_dir": output, **changes}
+    return [part for name, value in settings.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def script(*command, env=None):
+    """Runs a script in its own process from another folder, as users do, and returns what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def train(output, *more, **changes):
+    """A training run in this process."""
+    sys.argv = ["train_treerpo.py", *words(output, **changes), *more]
+    train_treerpo.main()
+    return read(output / "metrics.jsonl")
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if not k.startswith("seconds") and k != "grader"} for row in rows]
+
+
+def adapter(output):
+    return load_file(output / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run, made by the script itself, that several tests look at."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    printed = script(
+        sys.executable, "train_treerpo.py",
+        *words(output, eval_steps=2, num_samples=2, report_to="tensorboard"), "--benchmarks", "arithmetic[:6]",
+    )  # fmt: skip
+    return output, printed
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    output, printed = finished
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    assert config["branching"] == [2, 2] and config["versions"]["torch"] and config["loss_type"] == "dapo"
+    rows = read(output / "metrics.jsonl")
+    assert [r["update"] for r in rows if "reward" in r] == [1, 2, 3, 4]
+    assert [r["update"] for r in rows if "evaluation" in r] == [0, 2, 4]
+    row = next(r for r in rows if "reward" in r)
+    assert row["leaves"] <= 4 * 4 and row["trained_tokens"] <= row["sampled_tokens"]
+    for key in (
+        "leaf_pass_rate", "step_reward_depth_1", "step_reward_depth_2", "group_std_depth_1", "kept_groups_share",
+        "completion_length", "unfinished_share", "entropy", "grad_norm", "clip_share", "logprob_difference_max",
+        "learning_rate", "seconds_sample", "seconds_grade", "seconds_update", "grader",
+    ):  # fmt: skip
+        assert key in row, key
+    assert max(r.get("logprob_difference_max", 0) for r in rows) < 1e-4
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
+    completions = read(output / "eval" / "arithmetic_6.jsonl")
+    assert len(completions) == 6 * 3 and {"completion", "grade", "length", "finished"} <= completions[0].keys()
+    trees = read(output / "trees.jsonl")
+    assert len(trees) == 4 and {"parent", "text", "reward", "advantage", "finished"} <= trees[0]["nodes"][1].keys()
+    assert (output / "learning_curve.png").stat().st_size > 10_000 and (output / "learning_curve.svg").exists()
+    assert list(output.glob("treerpo/events*"))
+    assert "Before and after 4 updates" in printed and f"--adapter {output}/adapter" in printed
+
+
+def test_eval_math_loads_the_adapter(finished, tmp_path):
+    output, _ = finished
+    printed = script(
+        sys.executable, "eval_math.py", "--adapter", output / "adapter", "--benchmarks", "arithmetic[:6]",
+        "--num_samples", 2, "--output_dir", tmp_path, "--max_new_tokens", 48,
+    )  # fmt: skip
+    assert "avg@2" in printed and "maj@2" in printed
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["arithmetic[:6]"]
+    last = read(output / "metrics.jsonl")[-1]["evaluation"]["arithmetic[:6]"]
+    assert scores == last  # the trainer's evaluation is eval_math's own
+
+
+def test_plot_results(finished):
+    assert "learning_curve.png" in script(sys.executable, "plot_results.py", finished[0])
+
+
+def test_resumed_equals_uninterrupted(finished, tmp_path):
+    """Bit for bit, also where the killed run had gone on past its checkpoint and was cut off inside a line."""
+    whole, _ = finished
+    rows = train(tmp_path, "--benchmarks", "arithmetic[:6]", max_steps=3, eval_steps=2, num_samples=2)
+    assert [r["update"] for r in rows if "reward" in r] == [1, 2, 3]
+    (tmp_path / "checkpoints" / "step-000003").rename(tmp_path / "checkpoints" / "step-000003.partial")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 4, "rew')
+    resumed = train(
+        tmp_path, "--benchmarks", "arithmetic[:6]", "--resume_from_checkpoint", max_steps=4, eval_steps=2, num_samples=2
+    )
+    assert untimed(resumed) == untimed(read(whole / "metrics.jsonl"))
+    expected, found = adapter(whole), adapter(tmp_path)
+    assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in expected)
+    assert read(tmp_path / "trees.jsonl") == read(whole / "trees.jsonl")
+
+
+def test_two_processes_equal_one(finished, tmp_path):
+    whole, _ = finished
+    script(
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1,
+        "--mixed_precision", "no", "--dynamo_backend", "no", "train_treerpo.py",
+        *words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]",
+    )  # fmt: skip
+    expected, found = adapter(whole), adapter(tmp_path)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)
+    one, two = read(whole / "metrics.jsonl"), read(tmp_path / "metrics.jsonl")
+    for a, b in zip(one, two, strict=True):
+        assert a.get("evaluation") == b.get("evaluation")
+        for key in ("reward", "sampled_tokens", "trained_tokens", "completion_length", "loss", "grad_norm"):
+            assert a.get(key) == pytest.approx(b.get(key), abs=1e-5)
+
+
+def test_training_raises_the_reward(tmp_path):
+    changes = dict(max_steps=12, prompts_per_step=16, branching="4", depth=3, max_pack_tokens=1024, max_rows=256)
+    rows = train(tmp_path, **changes)
+    first, last = (sum(r["leaf_pass_rate"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert last > first + 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(depth=1, scale_rewards="group", loss_type="grpo"),
+        dict(advantage="grpo", loss_type="dr_grpo", num_iterations=2, epsilon_high=0.28),
+        dict(beta=0.1, branching="3,2", temperature=0.7, top_p=0.9),
+        dict(use_peft=False, gradient_checkpointing=True, attn_implementation="eager", learning_rate=1e-5),
+        dict(step_delimiter="\\n", prune_threshold=0.1, lr_scheduler_type="cosine", gradient_checkpointing=True),
+    ],
+)
+def test_variants_run_and_learn_something(changes, tmp_path):
+    rows = train(tmp_path, **{**changes, "max_steps": 2, "save_steps": 0})
+    assert len(rows) == 2 and all(r["grad_norm"] > 0 for r in rows)
+    assert ("kl" in rows[0]) and (rows[0]["kl"] is not None) == ("beta" in changes)
+    if "step_delimiter" in changes:
+        texts = [n["text"] for tree in read(tmp_path / "trees.jsonl") for n in tree["nodes"][1:]]
+        assert any(t.endswith("\n") for t in texts) and all("\n" not in t[:-1] for t in texts)
+
+
+def test_help_teaches():
+    printed = script(sys.executable, "train_treerpo.py", "--help")
+    assert "children of an unfinished node" in printed and "Each update goes through four phases" in printed
+
+
+def refused(main, argv, capsys):
+    """The one line that bad input gets; nothing but exit code 2 will do."""
+    sys.argv = ["script", *map(str, argv)]
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in "\n".join(lines)
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--brnching", "4"], "unknown flag --brnching; did you mean --branching?"),
+        (["--max_steps", "many"], "--max_steps"),
+        (["--config", "none.yaml"], "--config none.yaml"),
+        (["--branching", "1"], "--branching 1: must be at least 2"),
+        (["--branching", "4,1"], "--branching 1: must be at least 2"),
+        (["--depth", "0"], "--depth 0: must be at least 1"),
+        (["--step_tokens", "0"], "--step_tokens 0: must be at least 1"),
+        (["--temperature", "0"], "--temperature"),
+        (["--scale_rewards", "std"], "--scale_rewards std: must be one of bernoulli, group, none"),
+        (["--bf16", "true"], "--bf16"),
+        (["--max_pack_tokens", "10"], "--max_pack_tokens 10"),
+        (["--beta", "0.1", "--use_peft", "false"], "--beta"),
+        (["--lr_scheduler_type", "zigzag"], "zigzag"),
+        (["--lora_target_modules", "nonsense"], "nonsense"),
+        (["--dataset_name", "no-such-set"], "--dataset_name no-such-set: not found"),
+        (["--dataset_name", "none.jsonl"], "none.jsonl: no such file"),
+        (["--answer_column", "gold", "--dataset_name", str(ROOT / "tests" / "none.csv")], "none.csv: no such file"),
+        (["--max_prompt_length", "2"], "--max_prompt_length 2: every prompt is longer"),
+        (["--model_name_or_path", "/no/such/folder"], "--model_name_or_path /no/such/folder: no such folder"),
+        (["--prompt_template", "no place"], "--prompt_template"),
+        (["--resume_from_checkpoint"], "--resume_from_checkpoint: no checkpoint"),
+        (["--resume_from_checkpoint", "/no/such/step"], "not a complete checkpoint"),
+        (["--attn_implementation", "magic"], "magic"),
+    ],
+)
+def test_bad_flags(argv, says, tmp_path, capsys):
+    main = train_treerpo.main
+    assert says in refused(main, [*words(tmp_path / "run"), *argv], capsys)
+    assert not (tmp_path / "run" / "config.yaml").exists() or "resume" in argv[0]
+
+
+def test_bad_yaml(tmp_path, capsys):
+    for text, says in (
+        ("learning_rte: 1", "unknown key learning_rte; did you mean learning_rate?"),
+        ("- 1", "keys and values"),
+        ("a: [", "bad.yaml"),
+        ("depth: deep", "--depth"),
+    ):
+        (tmp_path / "bad.yaml").write_text(text)
+        assert says in refused(train_treerpo.main, ["--config", tmp_path / "bad.yaml"], capsys)
+
+
+def test_bad_models(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    main = train_treerpo.main
+    assert "can't be loaded" in refused(main, words(tmp_path / "run", model_name_or_path=tmp_path / "empty"), capsys)
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "vit"}')
+    assert "can't be loaded" in refused(main, words(tmp_path / "run", model_name_or_path=tmp_path / "empty"), capsys)
+    endless = tmp_path / "endless"
+    random_model("qwen2").save_pretrained(endless)
+    settings = json.loads((TINY_BASE / "tokenizer_config.json").read_text())
+    (endless / "tokenizer.json").write_bytes((TINY_BASE / "tokenizer.json").read_bytes())
+    (endless / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
+    assert "no end token" in refused(main, words(tmp_path / "run", model_name_or_path=endless), capsys)
+
+
+def test_another_run_is_not_overwritten(finished, capsys):
+    output, _ = finished
+    before = (output / "metrics.jsonl").read_bytes()
+    assert "holds another run" in refused(train_treerpo.main, words(output), capsys)
+    assert "--learning_rate 0.001, not 0.002" in refused(
+        train_treerpo.main, [*words(output, learning_rate=2e-3), "--resume_from_checkpoint"], capsys
+    )
+    assert (output / "metrics.jsonl").read_bytes() == before
+
+
+def test_long_prompts_are_counted_and_rows_without_an_answer_named(tmp_path, capsys, caplog):
+    rows = [{"problem": "2+3", "answer": "5"}, {"problem": "1" * 60, "answer": "1"}, {"problem": "9"}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    train(tmp_path / "run", dataset_name=tmp_path / "mine.jsonl", prompt_template="{problem}\\n", max_steps=1)
+    assert "1 prompts longer than max_prompt_length 32" in caplog.text
+    assert "skipped 1 rows without a problem or an answer (rows 3)" in caplog.text
+
+
+def test_bad_evaluations(tmp_path, capsys):
+    main = eval_math.main
+    assert "--adapter" in refused(main, ["--adapter", tmp_path], capsys)
+    assert "--num_samples -1" in refused(main, ["--num_samples", "-1"], capsys)
+    assert "none.jsonl: no such file" in refused(main, ["--benchmarks", "none.jsonl"], capsys)
+    assert "did you mean --benchmarks?" in refused(main, ["--benchmark", "arithmetic"], capsys)
+
+
+def test_bad_plots(tmp_path, capsys):
+    import plot_results
+
+    assert "no updates to draw" in refused(plot_results.main, [tmp_path], capsys)
+
+
+def test_processes_must_divide_the_prompts():
+    with pytest.raises(cli.BadInput, match="multiple of the 3 processes"):
+        train_treerpo.check_flags(train_treerpo.Flags(), 3)
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
+def test_real_problems_through_the_tiny_base(tmp_path):
+    """Its vocabulary is too small for words, but every part of the way must work."""
+    rows = train(tmp_path, dataset_name="gsm8k[:20]", data_dir=REAL_DATA, max_prompt_length=400, max_pack_tokens=2048,
+                 max_steps=1, step_tokens=4)  # fmt: skip
+    assert rows[0]["reward"] >= 0
