@@ -16,6 +16,8 @@ import multiprocessing
 import re
 import resource
 import sys
+import threading
+import types
 from collections import Counter
 from fractions import Fraction
 from itertools import permutations
@@ -203,7 +205,8 @@ _UNITS = {
     for names in (
         "dollar dollars usd", "cent cents ¢", "%  percent", "degree degrees deg", "meter m meters metre metres",
         "cm centimeter centimeters centimetre", "mm millimeter millimeters", "km kilometer kilometers", 
-        "inch in inches",         "foot ft feet", "yard yd yards", "mile mi miles", "second s sec seconds", "minute min minutes",
+        "inch in inches", "foot ft feet", "yard yd yards", "mile mi miles", "second s sec seconds",
+        "minute min minutes",
         "hour h hr hours",
         "day days", "week weeks", "month months", "year yr years", "gram g grams", "kg kilogram kilograms", "mg",
         "pound lb lbs pounds", "ounce oz ounces", "liter l liters litre litres", "ml", "mph", "unit units",
@@ -370,6 +373,21 @@ def _start_worker(memory_mb: int) -> None:
     sys.setrecursionlimit(2000)
 
 
+class _Process(multiprocessing.context.ForkServerProcess):
+    """A worker that is told nothing of the main script: it would import it, and torch with it."""
+
+    _lock = threading.Lock()
+
+    @staticmethod
+    def _Popen(process):
+        with _Process._lock:
+            main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+            try:
+                return multiprocessing.context.ForkServerProcess._Popen(process)
+            finally:
+                sys.modules["__main__"] = main
+
+
 class Grader:
     """Grades batches in worker processes, each pair within `timeout` seconds and `memory_mb` MB.
 
@@ -383,8 +401,9 @@ class Grader:
 
     def __enter__(self) -> "Grader":
         # A fork of this process would inherit its threads and its GPU; a fork of a server that holds only this module
-        # starts in milliseconds. The main module is none of its business, so it is hidden while the server starts.
-        context = multiprocessing.get_context("forkserver")
+        # is clean, and starts in milliseconds.
+        context = multiprocessing.context.ForkServerContext()
+        context.Process = _Process
         context.set_forkserver_preload(["reward", "math_verify"])
         self.pool = ProcessPool(self.workers, initializer=_start_worker, initargs=(self.memory_mb,), context=context)
         return self
