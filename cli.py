@@ -59,6 +59,15 @@ def parse_flags(kind: type[Flags], argv: list[str], description: str, default_co
     return parser.parse_args_into_dataclasses([*(_yaml_flags(path, known) if path else []), *rest])[0]
 
 
+def check_least(flags, **bounds: float) -> None:
+    """Raises BadInput for a flag, or a member of a list, below its bound."""
+    for name, least in bounds.items():
+        value = getattr(flags, name)
+        value = min(value) if isinstance(value, list) else value
+        if value is not None and not value >= least:  # so that NaN is refused too
+            raise BadInput(f"--{name} {value}: must be at least {least}")
+
+
 def _raise(error: Exception):
     raise error
 
@@ -69,14 +78,18 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
 
 
 def _yaml_flags(path: str, known: list[str]) -> list[str]:
-    """The keys of a YAML file as command-line words, so that both are checked in one place. `extends: OTHER` first."""
+    """The keys of a YAML file as command-line words, so that both are checked in one place.
+
+    `extends: OTHER.yaml`, in the same folder, comes first; what follows wins.
+    """
     try:
         settings = yaml.safe_load(Path(path).read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"--config {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise BadInput(f"--config {path}: must hold keys and values, such as max_steps: 100")
-    words = []
+    base = settings.pop("extends", None)
+    words = _yaml_flags(str(Path(path).parent / base), known) if base else []
     for key, value in settings.items():
         if key not in known:
             raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), known)}")
@@ -100,25 +113,19 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def load_tokenizer_and_model(
-    name: str, dtype: torch.dtype, attn_implementation: str | None = None, trust_remote_code: bool = False
-):
-    """The tokenizer and the causal LM of a folder or Hub id; weights from safetensors only.
+def load_tokenizer_and_model(flags, dtype: torch.dtype):
+    """The tokenizer and the causal LM of --model_name_or_path; weights from safetensors only.
 
     Raises:
         BadInput: missing, not a causal LM, or a tokenizer with no end token.
     """
+    name, trust = flags.model_name_or_path, flags.trust_remote_code
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise BadInput(f"--model_name_or_path {name}: no such folder")
+    settings = {"attn_implementation": flags.attn_implementation, "use_safetensors": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust, **settings)
     except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises for files and settings
         reason = (str(error).strip().splitlines() or ["unreadable"])[0]
         raise BadInput(f"--model_name_or_path {name}: can't be loaded as a causal LM ({reason[:300]})") from error

@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from tqdm import tqdm
 
-from cli import TINY_BASE, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
+from cli import TINY_BASE, check_least, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
@@ -112,63 +112,48 @@ def summarise(rows: list[dict]) -> dict:
     return scores
 
 
-def evaluate(
-    model,
-    tokenizer,
-    problems: list[dict[str, str]],
-    grader: Grader,
-    accelerator: Accelerator,
-    num_samples: int,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_rows: int = 256,
-    seed: int = 0,
-    template: str | None = None,
-    num_shots: int = 0,
-    description: str = "evaluate",
-) -> tuple[dict, list[dict]]:
+def evaluate(model, tokenizer, name: str, problems: list[dict], grader, accelerator, flags, output: Path) -> dict:
     """Completes and grades every problem once greedily and `num_samples` times by sampling.
 
+    Writes one line a completion to output/eval/NAME.jsonl. `flags` are those of this script or of the trainer.
+
     Returns:
-        The scores (`summarise`) and one dict a completion, the same on every process.
+        The scores (`summarise`), the same on every process.
     """
-    prompts = [encode_prompt(tokenizer, p["problem"], template, num_shots) for p in problems]
+    template = template_for(name, flags.prompt_template)
+    prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
     mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
+    total = len(mine) * (1 + flags.num_samples)
+    bar = tqdm(total=total, desc=name, unit="completion", leave=False, disable=not accelerator.is_main_process)
     rows = []
-    bar = tqdm(
-        total=len(mine) * (1 + num_samples), desc=description, unit="completion", leave=False,
-        disable=not accelerator.is_main_process,
-    )  # fmt: skip
-    for width, warmth in ((1, 0.0), (num_samples, temperature)):
-        if not width:
-            continue
-        sampler = TreeSampler(model, tokenizer, width, 1, max_new_tokens, warmth, top_p, max_rows=max_rows)
-        share = max(1, max_rows // width)
+    for width, temperature in ((1, 0.0), (flags.num_samples, flags.temperature))[: 1 + (flags.num_samples > 0)]:
+        sampler = TreeSampler(
+            model, tokenizer, width, 1, flags.max_new_tokens, temperature, flags.top_p, max_rows=flags.max_rows
+        )
+        share = max(1, flags.max_rows // width)
         for start in range(0, len(mine), share):
             chosen = mine[start : start + share]
-            trees = sampler.sample([prompts[i] for i in chosen], [seed * 2**32 + i for i in chosen])
+            trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
-            texts = [completion_text(tokenizer, t.completion_ids(leaf), template, num_shots) for _, t, leaf in leaves]
-            grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
-            rows += [
-                {
-                    "index": i,
-                    **problems[i],
-                    "greedy": warmth == 0,
-                    "completion": text,
-                    "extracted": extract_answer(text),
-                    "grade": grade,
-                    "length": len(tree.tokens[leaf]),
-                    "finished": bool(tree.finished[leaf]),
-                }
-                for (i, tree, leaf), text, grade in zip(leaves, texts, grades)
+            texts = [
+                completion_text(tokenizer, tree.completion_ids(leaf), template, flags.num_shots)
+                for _, tree, leaf in leaves
             ]
+            grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
+            for (i, tree, leaf), text, value in zip(leaves, texts, grades):
+                row = {"index": i, **problems[i], "greedy": temperature == 0, "completion": text, "grade": value}
+                length, finished = len(tree.tokens[leaf]), bool(tree.finished[leaf])
+                rows.append(row | {"extracted": extract_answer(text), "length": length, "finished": finished})
             bar.update(len(leaves))
     bar.close()
-    rows = gather_object(rows)
-    rows.sort(key=lambda row: (row["index"], not row["greedy"]))
-    return summarise(rows), rows
+    rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
+    if accelerator.is_main_process:
+        path = output / "eval" / (re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") + ".jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")  # the file appears whole or not at all
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.rename(path)
+    return summarise(rows)
 
 
 def format_table(scores: dict[str, dict]) -> str:
@@ -186,76 +171,29 @@ def format_table(scores: dict[str, dict]) -> str:
     return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in table)
 
 
-def file_name(benchmark: str) -> str:
-    """The benchmark's name without what a file name can't hold."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", benchmark).strip("_")
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """One JSON object a line; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.rename(path)
-
-
-def check_evaluation_flags(num_samples: int, max_new_tokens: int, num_shots: int, template: str | None) -> None:
-    """Raises BadInput for what no evaluation can run with."""
-    for name, value, least in (("num_samples", num_samples, 0), ("max_new_tokens", max_new_tokens, 1)):
-        if value < least:
-            raise BadInput(f"--{name} {value}: must be at least {least}")
-    if not 0 <= num_shots <= 4:
-        raise BadInput(f"--num_shots {num_shots}: must be 0 to 4")
-    if template and "{problem}" not in template:
-        raise BadInput("--prompt_template: must hold {problem}, the place where the problem goes")
-
-
 def main() -> None:
     flags = parse_flags(Flags, sys.argv[1:], __doc__)
-    check_evaluation_flags(flags.num_samples, flags.max_new_tokens, flags.num_shots, flags.prompt_template)
+    check_least(flags, num_samples=0, max_new_tokens=1, num_shots=0, max_rows=1, grader_workers=1, seed=0)
     accelerator = Accelerator()
-    benchmarks = {
-        name: load_problems(name, "test", flags.data_dir, flags.problem_column, flags.answer_column)
-        for name in flags.benchmarks
-    }
-    tokenizer, model = load_tokenizer_and_model(
-        flags.model_name_or_path,
-        device_dtype(flags.bf16, accelerator.device),
-        flags.attn_implementation,
-        flags.trust_remote_code,
-    )
+    columns = (flags.data_dir, flags.problem_column, flags.answer_column)
+    benchmarks = {name: load_problems(name, "test", *columns) for name in flags.benchmarks}
+    tokenizer, model = load_tokenizer_and_model(flags, device_dtype(flags.bf16, accelerator.device))
     if flags.adapter:
         try:
             model = PeftModel.from_pretrained(model, flags.adapter)
         except (OSError, ValueError, RuntimeError) as error:  # missing files, another base model's shapes
             raise BadInput(f"--adapter {flags.adapter}: can't be loaded ({str(error).splitlines()[0]})") from error
-    model.to(accelerator.device).eval()
+    model.to(accelerator.device)
     output = Path(flags.output_dir or f"results/eval-{Path(flags.adapter or flags.model_name_or_path).name}")
-    scores = {}
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:
-        for name, problems in benchmarks.items():
-            scores[name], rows = evaluate(
-                model,
-                tokenizer,
-                problems,
-                grader,
-                accelerator,
-                flags.num_samples,
-                flags.max_new_tokens,
-                flags.temperature,
-                flags.top_p,
-                flags.max_rows,
-                flags.seed,
-                template_for(name, flags.prompt_template),
-                flags.num_shots,
-                description=name,
-            )
-            if accelerator.is_main_process:
-                write_rows(output / "eval" / f"{file_name(name)}.jsonl", rows)
+        scores = {
+            name: evaluate(model, tokenizer, name, problems, grader, accelerator, flags, output)
+            for name, problems in benchmarks.items()
+        }
     if accelerator.is_main_process:
         (output / "scores.json").write_text(json.dumps({"flags": vars(flags), "scores": scores}, indent=2) + "\n")
         print(format_table(scores))
-        print(f"grading: {grader.stats}")
+        print(f"grading: {dict(grader.stats)}")
         print(f"results: {output}/scores.json, {output}/eval/*.jsonl")
 
 

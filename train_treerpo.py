@@ -25,6 +25,7 @@ from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,11 +35,11 @@ from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 from transformers import get_scheduler
 
-import advantage
 import eval_math
 import plot_results
+from advantage import ESTIMATORS, SCALES, group_statistics, step_rewards
 from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint
-from cli import ROOT, TINY_BASE, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
+from cli import ROOT, TINY_BASE, check_least, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from policy import LOSS_TYPES, check_model, pack, policy_loss, token_logprobs
 from reward import Grader
@@ -79,8 +80,8 @@ class Flags:
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     max_rows: int = flag(256, "rows in one generate call; lower it when sampling runs out of memory")
     # Credit
-    advantage: str = flag("treerpo", "estimator: treerpo (siblings) or grpo (all leaves of a tree)")
-    scale_rewards: str = flag("bernoulli", "divisor of advantages: bernoulli, group or none")
+    advantage: Literal[tuple(ESTIMATORS)] = flag("treerpo", "by siblings (treerpo), or by all leaves (grpo)")
+    scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
     prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")
     # Update
     max_steps: int = flag(100, "updates")
@@ -91,7 +92,9 @@ class Flags:
     warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
     weight_decay: float = flag(0.0, "of AdamW")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
-    loss_type: str = flag("dapo", "mean over tokens (dapo), over steps (grpo), or sum over a constant (dr_grpo)")
+    loss_type: Literal[LOSS_TYPES] = flag(
+        "dapo", "mean over tokens (dapo), over steps (grpo), or sum over a constant (dr_grpo)"
+    )
     epsilon: float = flag(0.2, "clip range of the probability ratio")
     epsilon_high: float | None = flag(None, "upper clip range; default: epsilon")
     beta: float = flag(0.0, "weight of the KL term to the base model")
@@ -106,7 +109,7 @@ class Flags:
     logging_steps: int = flag(1, "updates between trees kept in trees.jsonl for the viewer; 0 keeps none")
     save_steps: int = flag(50, "updates between checkpoints; 0 for none")
     save_total_limit: int | None = flag(2, "checkpoints to keep")
-    report_to: str = flag("none", "tensorboard, wandb or none, beside metrics.jsonl")
+    report_to: Literal["none", "tensorboard", "wandb"] = flag("none", "tracker, beside metrics.jsonl")
     grader_workers: int = flag(2, "processes that verify answers")
     grader_timeout: float = flag(2.0, "seconds for one answer")
     # Evaluation, by eval_math.py's own code
@@ -122,35 +125,19 @@ def check_flags(flags: Flags, processes: int) -> None:
         flags.depth = len(flags.branching)
     else:
         flags.branching = flags.branching * max(flags.depth, 1)
-    at_least = {
-        "branching": (min(flags.branching), 2), "depth": (flags.depth, 1), "step_tokens": (flags.step_tokens, 1),
-        "max_rows": (flags.max_rows, 1), "prompts_per_step": (flags.prompts_per_step, 1), "beta": (flags.beta, 0),
-        "max_steps": (flags.max_steps, 1), "num_iterations": (flags.num_iterations, 1), "seed": (flags.seed, 0),
-        "prune_threshold": (flags.prune_threshold, 0), "save_steps": (flags.save_steps, 0), "top_k": (flags.top_k, 0),
-        "eval_steps": (flags.eval_steps, 0), "logging_steps": (flags.logging_steps, 0), "lora_r": (flags.lora_r, 1),
-        "max_prompt_length": (flags.max_prompt_length, 1), "warmup_steps": (flags.warmup_steps, 0),
-    }  # fmt: skip
-    for name, (value, least) in at_least.items():
-        if not value >= least:
-            raise BadInput(f"--{name} {value}: must be at least {least}")
+    flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
+    check_least(
+        flags, branching=2, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
+        max_steps=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0, lora_r=1, seed=0,
+        logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1, num_samples=0,
+        max_new_tokens=1, num_shots=0,
+    )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
         raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
-    choices = {
-        "advantage": tuple(advantage.ESTIMATORS),
-        "scale_rewards": advantage.SCALES,
-        "loss_type": LOSS_TYPES,
-        "report_to": ("none", "tensorboard", "wandb"),
-    }
-    for name, allowed in choices.items():
-        if getattr(flags, name) not in allowed:
-            raise BadInput(f"--{name} {getattr(flags, name)}: must be one of {', '.join(allowed)}")
     if flags.prompts_per_step % processes:
         raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
     if flags.beta and not flags.use_peft:
         raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
-    eval_math.check_evaluation_flags(
-        flags.num_samples, flags.max_new_tokens or 1, flags.num_shots, flags.prompt_template
-    )
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
     if flags.max_pack_tokens < longest:
         raise BadInput(
@@ -177,8 +164,8 @@ def credit(
     trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
-    rewards = [advantage.step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
-    estimator = advantage.ESTIMATORS[flags.advantage]
+    rewards = [step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
+    estimator = ESTIMATORS[flags.advantage]
     return rewards, [
         estimator(values, tree.parent, flags.scale_rewards, flags.prune_threshold)
         for tree, values in zip(trees, rewards)
@@ -242,15 +229,8 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
                 "logprob_difference_max": accelerator.gather(largest[None]).max().item(),
             }
     loss, clipped, _, kl = accelerator.reduce(sums, "sum").tolist()
-    return {
-        "loss": loss,
-        "grad_norm": float(norm),
-        "clip_share": clipped / tokens,
-        "kl": kl / tokens if flags.beta else None,
-        **sampling_gap,
-        "trained_tokens": tokens,
-        "packs": len(packs),
-    }
+    means = {"loss": loss, "clip_share": clipped / tokens, "kl": kl / tokens if flags.beta else None}
+    return {**means, "grad_norm": float(norm), **sampling_gap, "trained_tokens": tokens, "packs": len(packs)}
 
 
 # --- What is logged ---
@@ -259,7 +239,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
 def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor) -> dict:
     """What one tree adds to an update's metrics: sums and lists that `summarise` turns into means."""
     leaves = tree.leaves()
-    size, _, deviation = advantage.group_statistics(rewards, tree.parent)
+    size, _, deviation = group_statistics(rewards, tree.parent)
     groups = size.nonzero().squeeze(1).tolist()
     kept = set(tree.parent[advantages != 0].tolist())
     by_depth = defaultdict(list)
@@ -292,14 +272,9 @@ def summarise(statistics_of_trees: list[dict]) -> dict[str, float]:
 def tree_record(update: int, problem: dict, tree: Tree, rewards, advantages, tokenizer) -> dict:
     """One line of trees.jsonl: everything the viewer shows, in plain JSON."""
     nodes = zip(tree.parent.tolist(), tree.tokens, tree.finished.tolist(), rewards.tolist(), advantages.tolist())
-    return {
-        "update": update,
-        **problem,
-        "nodes": [
-            {"parent": p, "text": tokenizer.decode(t), "tokens": len(t), "finished": f, "reward": r, "advantage": a}
-            for p, t, f, r, a in nodes
-        ],
-    }
+    keys = ("parent", "text", "tokens", "finished", "reward", "advantage")
+    rows = [dict(zip(keys, (p, tokenizer.decode(t), len(t), f, r, a))) for p, t, f, r, a in nodes]
+    return {"update": update, **problem, "nodes": rows}
 
 
 # --- The run ---
@@ -313,20 +288,15 @@ def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
     return [int(orders[place // count][place % count]) for place in range(first, last)]
 
 
-def load_data(flags: Flags) -> tuple[list[dict], dict[str, list[dict]]]:
-    """The training problems, and those of each benchmark if there are evaluations."""
+def load_prompts(flags: Flags, tokenizer, template: str | None) -> tuple[list[dict], list[list[int]]]:
+    """The training problems whose prompts are short enough, and their prompts' token ids."""
     columns = (flags.data_dir, flags.problem_column, flags.answer_column)
     problems = load_problems(flags.dataset_name, "train", *columns)
-    return problems, {name: load_problems(name, "test", *columns) for name in flags.benchmarks if flags.eval_steps}
-
-
-def encode_prompts(flags: Flags, problems: list[dict], tokenizer, template) -> tuple[list[dict], list[list[int]]]:
-    """The problems whose prompts are short enough, and their prompts' token ids."""
     prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
     kept = [i for i, ids in enumerate(prompts) if 0 < len(ids) <= flags.max_prompt_length]
     if len(kept) < len(prompts):
-        logger.warning("%d prompts longer than max_prompt_length %d, or empty, were skipped",
-                       len(prompts) - len(kept), flags.max_prompt_length)  # fmt: skip
+        number, limit = len(prompts) - len(kept), flags.max_prompt_length
+        logger.warning("%d prompts longer than max_prompt_length %d, or empty, were skipped", number, limit)
     if not kept:
         raise BadInput(f"--max_prompt_length {flags.max_prompt_length}: every prompt is longer")
     return [problems[i] for i in kept], [prompts[i] for i in kept]
@@ -390,13 +360,11 @@ def main() -> None:
     )
     check_flags(flags, accelerator.num_processes)
     set_seed(flags.seed)
-    problems, benchmarks = load_data(flags)
-    tokenizer, model = load_tokenizer_and_model(
-        flags.model_name_or_path, dtype if flags.use_peft else torch.float32, flags.attn_implementation,
-        flags.trust_remote_code,
-    )  # fmt: skip
+    tokenizer, model = load_tokenizer_and_model(flags, dtype if flags.use_peft else torch.float32)
     template = template_for(flags.dataset_name, flags.prompt_template)
-    problems, prompts = encode_prompts(flags, problems, tokenizer, template)
+    problems, prompts = load_prompts(flags, tokenizer, template)
+    columns = (flags.data_dir, flags.problem_column, flags.answer_column)
+    benchmarks = {name: load_problems(name, "test", *columns) for name in flags.benchmarks if flags.eval_steps}
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
     output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}", accelerator)
     done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags) if checkpoint else 0
@@ -410,18 +378,13 @@ def main() -> None:
 
     def evaluate(update: int) -> None:
         """Scores the policy on every benchmark and writes a line of metrics and the completions."""
-        row = {"update": update, "evaluation": {}}
-        for name, rows in benchmarks.items():
-            row["evaluation"][name], completions = eval_math.evaluate(
-                model, tokenizer, rows, grader, accelerator, flags.num_samples,
-                flags.max_new_tokens or flags.depth * flags.step_tokens, flags.temperature, max_rows=flags.max_rows,
-                template=template_for(name, flags.prompt_template), num_shots=flags.num_shots, description=name,
-            )  # fmt: skip
-            if accelerator.is_main_process:
-                eval_math.write_rows(output / "eval" / f"{eval_math.file_name(name)}.jsonl", completions)
+        scores = {
+            name: eval_math.evaluate(model, tokenizer, name, rows, grader, accelerator, flags, output)
+            for name, rows in benchmarks.items()
+        }
         if accelerator.is_main_process:
-            append_line(metrics_file, row)
-            bar.write(f"update {update}\n{eval_math.format_table(row['evaluation'])}")
+            append_line(metrics_file, {"update": update, "evaluation": scores})
+            bar.write(f"update {update}\n{eval_math.format_table(scores)}")
 
     share = flags.prompts_per_step // accelerator.num_processes
     bar = tqdm(

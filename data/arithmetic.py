@@ -11,7 +11,7 @@ import random
 import re
 
 OPERATORS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-PROMPT_TEMPLATE = "{problem}\n"
+PROMPT_TEMPLATE = "\n{problem}\n"  # a line like any other: the base finds its place by the line break before it
 LARGEST = 99  # of every number in any reachable line
 TOKEN = re.compile(r"\d+|[-+*]")
 

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import arithmetic
 
 LEFTMOST_FIRST, RESTATED, SLIPPED = 0.65, 0.2, 0.005
-# (updates of 4,096 tokens, share of drills, problems' terms, learning rate): facts first, then whole solutions.
-PHASES = ((3600, 0.5, (2, 7), 0.02), (2200, 0.15, (4, 7), 0.01))
+UPDATES, DRILLED, RATE = 3000, 0.3, 0.02  # updates of 4,096 tokens, share of drills, learning rate of Muon
 
 
 def orthogonalise(gradient: torch.Tensor, coefficients: tuple, steps: int, eps: float) -> torch.Tensor:
@@ -38,14 +37,9 @@ def make_tokenizer() -> Qwen2Tokenizer:
     """One token a printable character, one for `\\boxed{`, and an end and a padding token that differ."""
     # Byte-level names: a space and a line break are written "\u0120" and "\u010a" in such a vocabulary.
     names = ["<end>", "<pad>", "<unk>", "\u010a", "\u0120", *map(chr, range(33, 127))]
-    tokenizer = Qwen2Tokenizer(
-        vocab={name: i for i, name in enumerate(names)},
-        merges=[],
-        eos_token="<end>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=512,
-    )
+    vocabulary = {name: i for i, name in enumerate(names)}
+    special = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=512, **special)
     tokenizer.add_tokens([AddedToken("\\boxed{", normalized=False)])
     return tokenizer
 
@@ -65,9 +59,9 @@ def write_solution(problem: str, rng: random.Random) -> str:
     return "\n".join(lines) + f"\n\\boxed{{{line}}}"
 
 
-def write_text(rng: random.Random, drills: float = 0.5, terms: tuple[int, int] = (2, 7)) -> tuple[str, str]:
+def write_text(rng: random.Random) -> tuple[str, str]:
     """A prompt and its completion: a drill of one operation on numbers of 0..99, or a problem with its solution."""
-    if rng.random() < drills:
+    if rng.random() < DRILLED:
         largest, value = arithmetic.LARGEST, -1
         while not 0 <= value <= largest:
             a, b, operator = rng.randint(0, largest), rng.randint(0, largest), rng.choice("+-*")
@@ -76,31 +70,29 @@ def write_text(rng: random.Random, drills: float = 0.5, terms: tuple[int, int] =
             value = arithmetic.OPERATORS[operator](a, b)
         problem = f"{a}{operator}{b}"
     else:
-        problem = arithmetic.sample_problem(rng, rng.randint(*terms), "base")
+        problem = arithmetic.sample_problem(rng, rng.randint(2, 7), "base")
     return arithmetic.PROMPT_TEMPLATE.replace("{problem}", problem), write_solution(problem, rng)
 
 
-def train_phase(model, tokenizer, updates: int, drills: float, terms: tuple[int, int], rate: float, seed: int) -> None:
-    """Trains on freshly written text, [rows, length] tokens an update, with a cosine schedule of its own."""
+def train(model, tokenizer, seed: int) -> None:
+    """Trains on freshly written text, [rows, length] tokens an update."""
     rng, rows, length = random.Random(seed), 32, 128
     # Muon learns the matrices from a third of the tokens that AdamW needs; AdamW learns the rest.
     torch.optim._muon._zeropower_via_newtonschulz = orthogonalise
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=0.15 * rate, betas=(0.9, 0.99), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=0.15 * RATE, betas=(0.9, 0.99), weight_decay=0.0),
     ]
-    schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, updates) for optimizer in optimizers]
-    tokens: list[int] = []
-    positions: list[int] = []
-    labels: list[int] = []
+    schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, UPDATES) for optimizer in optimizers]
+    tokens, positions, labels = [], [], []
     start = time.time()
-    for update in range(1, updates + 1):
+    for update in range(1, UPDATES + 1):
         # Documents one after another: nothing is padding. Positions start anew with each document, from which
         # transformers builds the mask that keeps documents apart. Problems are random: only solutions teach.
         while len(tokens) < rows * length:
-            prompt, completion = map(tokenizer.encode, write_text(rng, drills, terms))
+            prompt, completion = map(tokenizer.encode, write_text(rng))
             completion.append(tokenizer.eos_token_id)
             tokens += prompt + completion
             positions += range(len(prompt) + len(completion))
@@ -115,10 +107,10 @@ def train_phase(model, tokenizer, updates: int, drills: float, terms: tuple[int,
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        if update % 100 == 0 or update == updates:
+        if update % 100 == 0 or update == UPDATES:
             seconds = time.time() - start
-            left = seconds / update * (updates - update)
-            print(f"update {update}/{updates}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left", flush=True)
+            left = seconds / update * (UPDATES - update)
+            print(f"update {update}/{UPDATES}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left", flush=True)
 
 
 def main() -> None:
@@ -129,23 +121,13 @@ def main() -> None:
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
     config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
     model = Qwen2ForCausalLM(config)
-    for number, (updates, drills, terms, rate) in enumerate(PHASES):
-        print(f"phase {number + 1} of {len(PHASES)}")
-        train_phase(model, tokenizer, updates, drills, terms, rate, args.seed + number)
+    train(model, tokenizer, args.seed)
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     print(f"saved {args.output_dir}")

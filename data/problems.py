@@ -195,6 +195,8 @@ def _first_line(error: Exception) -> str:
 
 def template_for(name: str, template: str | None) -> str | None:
     """The prompt template that goes with a data set: the one given, or the built-in task's own."""
+    if template and "{problem}" not in template:
+        raise BadInput("--prompt_template: must hold {problem}, the place where the problem goes")
     return template or (arithmetic.PROMPT_TEMPLATE if name.split("[")[0] == "arithmetic" else None)
 
 

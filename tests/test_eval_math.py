@@ -1,13 +1,15 @@
 """The estimators by hand, and one evaluation from end to end."""
 
 import itertools
+import random
 import statistics
 
 import pytest
 from accelerate import Accelerator
 
-from data.problems import load_problems, template_for
-from eval_math import evaluate, format_table, majority, mean_and_error, pass_at_k, summarise
+from data.arithmetic import LARGEST, OPERATORS
+from data.problems import load_problems
+from eval_math import Flags, evaluate, format_table, majority, mean_and_error, pass_at_k, summarise
 from reward import Grader
 
 
@@ -55,31 +57,24 @@ def test_standard_error():
     assert mean_and_error([1.0]) == {"mean": 1.0, "standard_error": 0.0}
 
 
-def test_the_tiny_base_is_what_the_default_needs(tiny_base, tokenizer):
+def test_the_tiny_base_is_what_the_default_needs(tiny_base, tokenizer, tmp_path):
     """Room that reinforcement can win: pass@1 of 15 to 35 %, pass@16 of at least 80 %, on unseen problems."""
-    problems = load_problems("arithmetic[:150]", "test")
-    with Grader() as grader:
-        scores, rows = evaluate(
-            tiny_base, tokenizer, problems, grader, Accelerator(), num_samples=16, max_new_tokens=96,
-            max_rows=600, template=template_for("arithmetic", None),
-        )  # fmt: skip
-    assert len(rows) == 150 * 17 and scores["n"] == 150
-    assert 0.15 <= scores["avg@16"]["mean"] <= 0.35 and scores["pass@16"]["mean"] >= 0.8
-    assert scores["sampled_unfinished"] < 0.05
-    # Single operations are facts: right at least 99 % of the time, as sampled.
-    import random
-
-    from data.arithmetic import LARGEST, OPERATORS
-
+    flags = Flags(num_samples=16, max_new_tokens=96, max_rows=600)
     rng, facts = random.Random(1), []
     while len(facts) < 1000:
         a, b, operator = rng.randint(0, LARGEST), rng.randint(0, 9), rng.choice("+-*")
         value = OPERATORS[operator](a, b)
         if 0 <= value <= LARGEST:
             facts.append({"id": "fact", "problem": f"{a}{operator}{b}", "answer": str(value)})
+    problems = load_problems("arithmetic[:150]", "test")
     with Grader() as grader:
-        scores, _ = evaluate(
-            tiny_base, tokenizer, facts, grader, Accelerator(), num_samples=1, max_new_tokens=24,
-            max_rows=600, template=template_for("arithmetic", None),
-        )  # fmt: skip
-    assert scores["avg@1"]["mean"] >= 0.98 and scores["pass@1"]["mean"] >= 0.99
+        shared = (grader, Accelerator())
+        scores = evaluate(tiny_base, tokenizer, "arithmetic", problems, *shared, flags, tmp_path)
+        flags.num_samples = 1
+        single = evaluate(tiny_base, tokenizer, "arithmetic[facts]", facts, *shared, flags, tmp_path)
+    rows = (tmp_path / "eval" / "arithmetic.jsonl").read_text().splitlines()
+    assert len(rows) == 150 * 17 and scores["n"] == 150
+    assert 0.15 <= scores["avg@16"]["mean"] <= 0.35 and scores["pass@16"]["mean"] >= 0.8
+    assert scores["sampled_unfinished"] < 0.05
+    # Single operations are facts: right at least 99 % of the time, as sampled.
+    assert single["avg@1"]["mean"] >= 0.99 and single["pass@1"]["mean"] >= 0.99

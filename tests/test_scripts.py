@@ -194,7 +194,7 @@ def refused(main, argv, capsys):
         (["--depth", "0"], "--depth 0: must be at least 1"),
         (["--step_tokens", "0"], "--step_tokens 0: must be at least 1"),
         (["--temperature", "0"], "--temperature"),
-        (["--scale_rewards", "std"], "--scale_rewards std: must be one of bernoulli, group, none"),
+        (["--scale_rewards", "std"], "--scale_rewards: invalid choice: 'std' (choose from"),
         (["--bf16", "true"], "--bf16"),
         (["--max_pack_tokens", "10"], "--max_pack_tokens 10"),
         (["--beta", "0.1", "--use_peft", "false"], "--beta"),
@@ -215,6 +215,16 @@ def test_bad_flags(argv, says, tmp_path, capsys):
     main = train_treerpo.main
     assert says in refused(main, [*words(tmp_path / "run"), *argv], capsys)
     assert not (tmp_path / "run" / "config.yaml").exists() or "resume" in argv[0]
+
+
+def test_recipes_extend_and_the_command_line_wins(tmp_path):
+    (tmp_path / "base.yaml").write_text("depth: 2\nbranching: [4, 2]\nlearning_rate: 1.0e-4\n")
+    (tmp_path / "arm.yaml").write_text("extends: base.yaml\ndepth: 3\n")
+    argv = ["--config", str(tmp_path / "arm.yaml"), "--learning_rate=0.5", "--use-peft", "false"]
+    flags = cli.parse_flags(train_treerpo.Flags, argv, "")
+    assert (flags.depth, flags.branching, flags.learning_rate, flags.use_peft) == (3, [4, 2], 0.5, False)
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        train_treerpo.check_flags(cli.parse_flags(train_treerpo.Flags, ["--config", str(recipe)], ""), 8)
 
 
 def test_bad_yaml(tmp_path, capsys):
