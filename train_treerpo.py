@@ -106,7 +106,7 @@ class Flags:
     resume_from_checkpoint: str | None = flag(
         None, "a checkpoint folder; without a value, the newest in output_dir", nargs="?", const="newest"
     )
-    logging_steps: int = flag(1, "updates between trees kept in trees.jsonl for the viewer; 0 keeps none")
+    logging_steps: int = flag(1, "updates between trees kept in trees.jsonl and lines to the tracker; 0: none")
     save_steps: int = flag(50, "updates between checkpoints; 0 for none")
     save_total_limit: int | None = flag(2, "checkpoints to keep")
     report_to: Literal["none", "tensorboard", "wandb"] = flag("none", "tracker, beside metrics.jsonl")
@@ -397,27 +397,28 @@ def main() -> None:
             seconds: dict[str, float] = {}
             first = (update - 1) * flags.prompts_per_step + accelerator.process_index * share
             chosen = prompt_order(len(prompts), first, first + share, flags.seed)
-            # A tree is a function of the weights, its prompt and its seed; its place in the data gives the seed.
-            with timed(seconds, "sample"):
+            with timed(seconds, "sample"):  # 1. a tree's seed is its place in the data, whoever samples it
                 seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]
                 trees = sampler.sample([prompts[i] for i in chosen], seeds)
-            with timed(seconds, "grade"):
+            with timed(seconds, "grade"):  # 2.
                 leaf_rewards = grade(
                     trees, [problems[i]["answer"] for i in chosen], grader,
                     lambda ids: completion_text(tokenizer, ids, template, flags.num_shots),
                 )  # fmt: skip
-            rewards, advantages = credit(trees, leaf_rewards, flags)
-            with timed(seconds, "update"):
+            rewards, advantages = credit(trees, leaf_rewards, flags)  # 3.
+            with timed(seconds, "update"):  # 4.
                 learning_rate = scheduler.get_last_lr()[0]
                 updated = update_policy(model, optimizer, trees, advantages, flags, accelerator)
                 scheduler.step()
 
             grown = gather_object([tree_statistics(*one) for one in zip(trees, rewards, advantages)])
             row = {"update": update, **summarise(grown), **updated, "learning_rate": learning_rate, **seconds}
-            accelerator.log({k: v for k, v in row.items() if v is not None}, step=update)
+            logged = flags.logging_steps and update % flags.logging_steps == 0
+            if logged:
+                accelerator.log({name: value for name, value in row.items() if value is not None}, step=update)
             if accelerator.is_main_process:
                 append_line(metrics_file, {**row, "grader": dict(grader.stats)})
-                if flags.logging_steps and update % flags.logging_steps == 0:
+                if logged:
                     kept = tree_record(update, problems[chosen[0]], trees[0], rewards[0], advantages[0], tokenizer)
                     append_line(trees_file, kept)
                 bar.set_postfix(reward=f"{row['reward']:.3f}", kept=f"{row['kept_groups_share']:.2f}",

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import arithmetic
 
 LEFTMOST_FIRST, RESTATED, SLIPPED = 0.65, 0.2, 0.005
-UPDATES, DRILLED, RATE = 3000, 0.3, 0.02  # updates of 4,096 tokens, share of drills, learning rate of Muon
+# (updates of 4,096 tokens, share of drills, learning rate of Muon): first everything, then the facts until they are firm.
+PHASES = ((3000, 0.3, 0.02), (1600, 0.5, 0.01))
 
 
 def orthogonalise(gradient: torch.Tensor, coefficients: tuple, steps: int, eps: float) -> torch.Tensor:
@@ -59,9 +60,9 @@ def write_solution(problem: str, rng: random.Random) -> str:
     return "\n".join(lines) + f"\n\\boxed{{{line}}}"
 
 
-def write_text(rng: random.Random) -> tuple[str, str]:
+def write_text(rng: random.Random, drills: float) -> tuple[str, str]:
     """A prompt and its completion: a drill of one operation on numbers of 0..99, or a problem with its solution."""
-    if rng.random() < DRILLED:
+    if rng.random() < drills:
         largest, value = arithmetic.LARGEST, -1
         while not 0 <= value <= largest:
             a, b, operator = rng.randint(0, largest), rng.randint(0, largest), rng.choice("+-*")
@@ -74,7 +75,7 @@ def write_text(rng: random.Random) -> tuple[str, str]:
     return arithmetic.PROMPT_TEMPLATE.replace("{problem}", problem), write_solution(problem, rng)
 
 
-def train(model, tokenizer, seed: int) -> None:
+def train(model, tokenizer, updates: int, drills: float, rate: float, seed: int) -> None:
     """Trains on freshly written text, [rows, length] tokens an update."""
     rng, rows, length = random.Random(seed), 32, 128
     # Muon learns the matrices from a third of the tokens that AdamW needs; AdamW learns the rest.
@@ -82,17 +83,17 @@ def train(model, tokenizer, seed: int) -> None:
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=RATE, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=0.15 * RATE, betas=(0.9, 0.99), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=0.15 * rate, betas=(0.9, 0.99), weight_decay=0.0),
     ]
-    schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, UPDATES) for optimizer in optimizers]
+    schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, updates) for optimizer in optimizers]
     tokens, positions, labels = [], [], []
     start = time.time()
-    for update in range(1, UPDATES + 1):
+    for update in range(1, updates + 1):
         # Documents one after another: nothing is padding. Positions start anew with each document, from which
         # transformers builds the mask that keeps documents apart. Problems are random: only solutions teach.
         while len(tokens) < rows * length:
-            prompt, completion = map(tokenizer.encode, write_text(rng))
+            prompt, completion = map(tokenizer.encode, write_text(rng, drills))
             completion.append(tokenizer.eos_token_id)
             tokens += prompt + completion
             positions += range(len(prompt) + len(completion))
@@ -107,10 +108,10 @@ def train(model, tokenizer, seed: int) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        if update % 100 == 0 or update == UPDATES:
+        if update % 100 == 0 or update == updates:
             seconds = time.time() - start
-            left = seconds / update * (UPDATES - update)
-            print(f"update {update}/{UPDATES}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left", flush=True)
+            left = seconds / update * (updates - update)
+            print(f"update {update}/{updates}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left", flush=True)
 
 
 def main() -> None:
@@ -127,7 +128,8 @@ def main() -> None:
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
-    train(model, tokenizer, args.seed)
+    for number, phase in enumerate(PHASES):
+        train(model, tokenizer, *phase, args.seed + number)
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     print(f"saved {args.output_dir}")
