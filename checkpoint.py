@@ -10,30 +10,23 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
 from data.problems import BadInput
 
-ROOT = Path(__file__).resolve().parent
 # Flags that may differ when a run is resumed; any other would make it another run.
-FREE_ON_RESUME = {"max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "report_to",
-                  "save_total_limit", "grader_workers", "benchmarks", "num_samples", "eval_steps"}  # fmt: skip
+FREE_ON_RESUME = {
+    "max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "save_total_limit", "report_to",
+    "grader_workers", "eval_steps", "benchmarks", "num_samples", "max_new_tokens",
+}  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """What a run was made with, for config.yaml."""
-    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    packages = ("torch", "transformers", "peft", "accelerate", "math-verify")
-    return {"git_commit": git.stdout.strip() or "unknown", **{name: version(name) for name in packages}}
-
-
-def open_run(flags, default_name: str, accelerator: Accelerator) -> tuple[Path, Path | None]:
-    """Makes the run's folder and its config.yaml; returns it, and the checkpoint to resume from if any.
+def open_run(flags, default_name: str) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint to resume from if any.
 
     Raises:
-        BadInput: the folder holds another run or can't be written, or there is no checkpoint to resume from.
+        BadInput: the folder holds another run, or there is no checkpoint to resume from.
     """
     checkpoint = None
     if flags.resume_from_checkpoint == "newest":
@@ -48,15 +41,20 @@ def open_run(flags, default_name: str, accelerator: Accelerator) -> tuple[Path, 
     output = Path(broadcast_object_list(name)[0])  # every process takes the first one's time
     if not checkpoint and (output / "config.yaml").exists():
         raise BadInput(f"--output_dir {output}: holds another run; choose another, or add --resume_from_checkpoint")
-    accelerator.wait_for_everyone()  # nobody looks for config.yaml once it is being written
-    if accelerator.is_main_process:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            settings = {**vars(flags), "versions": versions()}
-            (output / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        except OSError as error:
-            raise BadInput(f"--output_dir {output}: can't be written ({error.strerror})") from error
     return output, checkpoint
+
+
+def write_config(output: Path, flags) -> None:
+    """Makes the run's folder with config.yaml: every flag, and what the run was made with."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "math-verify")}
+    settings = {**vars(flags), "versions": {"git_commit": commit.strip() or "unknown", **versions}}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    except OSError as error:
+        raise BadInput(f"--output_dir {output}: can't be written ({error.strerror})") from error
 
 
 def checkpoints(output: Path) -> list[Path]:

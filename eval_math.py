@@ -87,28 +87,23 @@ def mean_and_error(values: list[float]) -> dict[str, float]:
 def summarise(rows: list[dict]) -> dict:
     """The scores of one benchmark from its graded completions, one dict each as `evaluate` writes them."""
     scores: dict = {"n": len({row["index"] for row in rows})}
-    for greedy in (True, False):
-        by_problem = defaultdict(list)
-        for row in rows:
-            if row["greedy"] == greedy:
-                by_problem[row["index"]].append(row)
-        if not by_problem:
+    for kind, greedy in (("greedy", True), ("sampled", False)):
+        chosen = [row for row in rows if row["greedy"] == greedy]
+        if not chosen:
             continue
-        groups = list(by_problem.values())
-        grades = [[row["grade"] for row in group] for group in groups]
+        groups = defaultdict(list)
+        for row in chosen:
+            groups[row["index"]].append(row)
+        grades = [[row["grade"] for row in group] for group in groups.values()]
         k = len(grades[0])
-        prefix = "greedy_" if greedy else "sampled_"
-        if greedy:
-            scores["pass@1"] = mean_and_error([g[0] for g in grades])
-        else:
-            scores[f"avg@{k}"] = mean_and_error([statistics.fmean(g) for g in grades])
-            for j in [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1):
-                scores[f"pass@{j}"] = mean_and_error([pass_at_k(k, round(sum(g)), j) for g in grades])
-            if k > 1:
-                voted = [majority([row["extracted"] for row in group], g) for group, g in zip(groups, grades)]
-                scores[f"maj@{k}"] = mean_and_error(voted)
-        scores[prefix + "length"] = statistics.fmean(row["length"] for group in groups for row in group)
-        scores[prefix + "unfinished"] = statistics.fmean(not row["finished"] for group in groups for row in group)
+        scores["pass@1" if greedy else f"avg@{k}"] = mean_and_error([statistics.fmean(g) for g in grades])
+        for j in [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1):
+            scores[f"pass@{j}"] = mean_and_error([pass_at_k(k, round(sum(g)), j) for g in grades])
+        if k > 1:
+            voted = [majority([row["extracted"] for row in group], g) for group, g in zip(groups.values(), grades)]
+            scores[f"maj@{k}"] = mean_and_error(voted)
+        scores[f"{kind}_length"] = statistics.fmean(row["length"] for row in chosen)
+        scores[f"{kind}_unfinished"] = statistics.fmean(not row["finished"] for row in chosen)
     return scores
 
 

@@ -237,22 +237,20 @@ def check_model(model) -> None:
     # Where it is affordable, the prompt is as long as a sliding window, so that the paths reach beyond it.
     sizes = [max(8, window if window <= 1024 else 0), 3, 2, 4, 2]
     prompt, *tokens = [rng.integers(0, config.vocab_size, size) for size in sizes]
-    tree = Tree(
-        prompt, [-1, 0, 1, 1, 0], [0, 1, 2, 2, 1], [[], *tokens], [[], *map(np.zeros_like, tokens)], [False] * 5
-    )
+    zeros = [[], *map(np.zeros_like, tokens)]
+    tree = Tree(prompt, [-1, 0, 1, 1, 0], [0, 1, 2, 2, 1], [[], *tokens], zeros, [False] * 5)
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            (packed,) = pack([tree], [torch.ones(5)], 10**9)
-            packed = packed.to(model.device)
-            found = token_logprobs(model, packed)
-            for step, node in enumerate((1, 2, 3, 4)):
+            packed = pack([tree], [torch.ones(5)], 10**9)[0].to(model.device)
+            found = token_logprobs(model, packed).split(sizes[1:])
+            for node, logprobs in enumerate(found, 1):
                 ids = torch.tensor([tree.prompt_ids + tree.completion_ids(node)], device=model.device)
-                plain = model(input_ids=ids).logits[0, -len(tree.tokens[node]) - 1 : -1].float().log_softmax(-1)
-                expected = plain.gather(1, ids[0, -len(tree.tokens[node]) :, None]).squeeze(1)
-                tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
-                torch.testing.assert_close(found[packed.steps == step], expected, atol=tolerance, rtol=tolerance)
+                plain = model(input_ids=ids).logits[0, -1 - sizes[node] : -1].float().log_softmax(-1)
+                expected = plain.gather(1, ids[0, -sizes[node] :, None]).squeeze(1)
+                torch.testing.assert_close(logprobs, expected, atol=tolerance, rtol=tolerance)
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         name = f"{config.model_type} with attention {config._attn_implementation}"
         raise ValueError(f"{name} can't be trained on packed trees ({str(error).strip().splitlines()[0]})") from error

@@ -20,7 +20,6 @@ import threading
 import types
 from collections import Counter
 from fractions import Fraction
-from itertools import permutations
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -216,7 +215,6 @@ _UNIT = re.compile(
     r"(?P<value>.*[\d})])\s*(?:\\text\{\s*(?P<text>[a-zA-Z./ %]+?)\s*\}|(?P<plain>%|[a-zA-Z]+(?: [a-zA-Z]+)*))"
     r"(?P<power>\s*\^\{?[-\d]+\}?)?"
 )
-_BRACKETS = {"(": ")", "[": "]", "\\{": "\\}"}
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|<|>")
 
 
@@ -237,54 +235,41 @@ def _split_unit(text: str) -> tuple[str, str | None]:
 
 def _split(text: str, separator: str) -> list[str]:
     """Splits at a separator (a pattern) outside of all brackets."""
-    parts, level, start, i = [], 0, 0, 0
-    pattern = re.compile(separator)
-    while i < len(text):
-        if text[i] in "([{":
-            level += 1
-        elif text[i] in ")]}":
-            level -= 1
-        elif level <= 0 and (match := pattern.match(text, i)) and match.end() > i:
-            parts.append(text[start:i])
-            start = i = match.end()
-            continue
-        i += 1
+    parts, level, start = [], 0, 0
+    for match in re.finditer(rf"(?P<open>[(\[{{])|(?P<close>[)\]}}])|{separator}", text):
+        if match["open"] or match["close"]:
+            level += 1 if match["open"] else -1
+        elif level <= 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
     return [part.strip() for part in [*parts, text[start:]]]
 
 
 def _bracketed(text: str) -> tuple[str, str, str] | None:
     """Opening bracket, inside and closing bracket, where one pair spans the whole text."""
-    for opening in _BRACKETS:
-        if text.startswith(opening):
-            level = 0
-            for i in range(len(opening) - 1, len(text)):
-                level += (text[i] in "([{") - (text[i] in ")]}")
-                if level == 0:
-                    closing = text[i - 1 : i + 1] if opening == "\\{" else text[i]
-                    inside = text[len(opening) : i + 1 - len(closing)]
-                    return (opening, inside, closing) if i == len(text) - 1 else None
-    return None
+    match = re.fullmatch(r"(\\\{|[(\[])(.*?)(\\\}|[)\]])", text, re.DOTALL)
+    level = 0
+    for bracket in re.finditer(r"[(\[{)\]}]", match[2] if match else ""):
+        level += 1 if bracket[0] in "([{" else -1
+        if level < 0:  # the first one closes before the end: (1,2) \cup (3,4)
+            return None
+    return match.groups() if match else None
 
 
 def _region(text: str) -> str:
     """An inequality in one variable as an interval: `x \\ge 5` is `[5,\\infty)`. Anything else as it is."""
-    parts, signs = _RELATION.split(text), _RELATION.findall(text)
-    parts = [part.strip() for part in parts]
-    if len(signs) == 1 and re.fullmatch(r"[a-zA-Z]", parts[1]):  # 5 \le x
-        parts.reverse()
-        signs = [{"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}[signs[0]]]
-    if len(signs) == 1 and re.fullmatch(r"[a-zA-Z]", parts[0]):
-        closed = signs[0] in ("\\le", "\\ge")
-        if signs[0] in (">", "\\ge"):
-            return f"{'[' if closed else '('}{parts[1]},\\infty)"
-        return f"(-\\infty,{parts[1]}{']' if closed else ')'}"
-    if len(signs) == 2 and re.fullmatch(r"[a-zA-Z]", parts[1]):
-        if {signs[0][-1], signs[1][-1]} <= set(">ge\\") and signs[0] in (">", "\\ge"):
-            parts.reverse()
-            signs = [{">": "<", "\\ge": "\\le"}.get(sign, sign) for sign in reversed(signs)]
-        if all(sign in ("<", "\\le") for sign in signs):
-            return ("(" if signs[0] == "<" else "[") + f"{parts[0]},{parts[2]}" + (")" if signs[1] == "<" else "]")
-    return text
+    parts, signs = [part.strip() for part in _RELATION.split(text)], _RELATION.findall(text)
+    variable = [bool(re.fullmatch(r"[a-zA-Z]", part)) for part in parts]
+    if not signs or len(signs) > 2 or not (variable[1] if len(signs) == 2 else variable[0] != variable[1]):
+        return text
+    if len({sign in (">", "\\ge") for sign in signs}) == 2:  # 1 < x > 2
+        return text
+    if signs[0] in (">", "\\ge"):  # read from right to left, every sign is < or \le
+        parts, signs = parts[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in signs[::-1]]
+        variable = variable[::-1]
+    low = "(-\\infty" if variable[0] else ("(" if signs[0] == "<" else "[") + parts[0]
+    high = "\\infty)" if variable[-1] else parts[-1] + (")" if signs[-1] == "<" else "]")
+    return f"{low},{high}"
 
 
 def _alternatives(text: str) -> list[str]:
@@ -314,11 +299,17 @@ def _equal(answer: str, gold: str) -> bool:
     if len(pieces) != len(wanted):
         return False
     if len(pieces) > 1:
-        return len(pieces) <= 7 and any(all(map(_equal, order, wanted)) for order in permutations(pieces))
-    if not pieces:
-        return False
-    if pieces[0] != answer or wanted[0] != gold:
-        return _equal(pieces[0], wanted[0])
+        for one in wanted:
+            match = next((piece for piece in pieces if _equal(piece, one)), None)
+            if match is None:
+                return False
+            pieces.remove(match)
+        return True
+    if pieces != [answer] or wanted != [gold]:
+        named = [re.match(r"([a-zA-Z]) ?=", text) for text in (answer, gold)]
+        if all(named) and named[0][1] != named[1][1]:  # x = 5 is not y = 5
+            return False
+        return bool(pieces) and _equal(pieces[0], wanted[0])
     a, g = _bracketed(answer), _bracketed(gold)
     if a and g and (len(parts := _split(g[1], ",")) > 1 or g[0] == "["):
         members = _split(a[1], ",")
@@ -330,10 +321,8 @@ def _equal(answer: str, gold: str) -> bool:
         if unit and gold_unit and unit != gold_unit:
             return False
         if "%" in (unit, gold_unit) and unit != gold_unit:
-            hundredth = (
-                (value, f"\\frac{{{gold_value}}}{{100}}") if gold_unit else (f"\\frac{{{value}}}{{100}}", gold_value)
-            )
-            return _equal(value, gold_value) or _equal(*hundredth)
+            shares = [f"\\frac{{{v}}}{{100}}" if u else v for v, u in ((value, unit), (gold_value, gold_unit))]
+            return _equal(value, gold_value) or _equal(*shares)
         return _equal(value, gold_value)
     if answer.count("=") == gold.count("=") + 1 and gold.count("=") == 0:  # "area = 5" names what it found
         return _equal(answer.split("=")[-1].strip(), gold)
@@ -346,7 +335,9 @@ def _same_value(answer: str, gold: str) -> bool:
 
     extraction = [LatexExtractionConfig(boxed_match_priority=-1)]
     parsed = [parse(f"${t}$", extraction, "no_fallback", parsing_timeout=None) for t in (gold, answer)]
-    return all(parsed) and verify(*parsed, float_rounding=12, timeout_seconds=None)
+    if not parsed[0]:
+        raise ValueError(f"no grammar reads the gold answer {gold!r}")
+    return bool(parsed[1]) and verify(*parsed, float_rounding=12, timeout_seconds=None)
 
 
 def grade(completion: str, answer: str) -> bool:
@@ -356,7 +347,10 @@ def grade(completion: str, answer: str) -> bool:
     (True, False)
     """
     extracted = extract_answer(completion)
-    return extracted is not None and _equal(_clean(extracted), _clean(answer))
+    try:
+        return extracted is not None and _equal(_clean(extracted), _clean(answer))
+    except Exception:  # sympy and the grammar raise what they like on nonsense; a Grader counts these
+        return False
 
 
 # --- Workers ---
@@ -392,7 +386,8 @@ class Grader:
     """Grades batches in worker processes, each pair within `timeout` seconds and `memory_mb` MB.
 
     A worker over a limit is killed and replaced; its pair counts as wrong and is counted in `stats`: pairs (distinct
-    ones), settled (without a worker), timeouts, kills, and unparsable (pairs that no grammar could read).
+    ones), settled (without a worker), timeouts, kills, and unparsable (pairs that no grammar could read, most often for
+    their gold answer).
     """
 
     def __init__(self, workers: int = 2, timeout: float = 2.0, memory_mb: int = 1024):
@@ -438,6 +433,6 @@ class Grader:
             self.stats["kills"] += 1
             if again:  # killed from outside, perhaps: once more costs little, and a lost grade would be a wrong one
                 return self._result(self.pool.schedule(_equal, args=pair, timeout=self.timeout), pair, again=False)
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-            self.stats["unparsable"] += 1  # sympy and the grammar raise what they like on nonsense
+        except Exception:  # sympy and the grammar raise what they like on nonsense, and it must not end a run
+            self.stats["unparsable"] += 1
         return False

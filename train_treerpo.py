@@ -38,7 +38,7 @@ from transformers import get_scheduler
 import eval_math
 import plot_results
 from advantage import ESTIMATORS, SCALES, group_statistics, step_rewards
-from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint
+from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint, write_config
 from cli import ROOT, TINY_BASE, check_least, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from policy import LOSS_TYPES, check_model, pack, policy_loss, token_logprobs
@@ -366,10 +366,12 @@ def main() -> None:
     columns = (flags.data_dir, flags.problem_column, flags.answer_column)
     benchmarks = {name: load_problems(name, "test", *columns) for name in flags.benchmarks if flags.eval_steps}
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
-    output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}", accelerator)
+    output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}")
     done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags) if checkpoint else 0
     metrics_file, trees_file = output / "metrics.jsonl", output / "trees.jsonl"
-    if accelerator.is_main_process and checkpoint:
+    accelerator.wait_for_everyone()  # nobody looks for another run's config.yaml once this one's is written
+    if accelerator.is_main_process:
+        write_config(output, flags)
         cut_back(metrics_file, done)
         cut_back(trees_file, done)
     if flags.report_to != "none":
@@ -446,11 +448,9 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
         print(f"\nBefore and after {flags.max_steps} updates:")
         for name, before in evaluations[0]["evaluation"].items():
             after = evaluations[-1]["evaluation"][name]
-            both = {f"{name}, update {r['update']}": v for r, v in ((evaluations[0], before), (evaluations[-1], after))}
-            print(eval_math.format_table(both))
-            for score in before:
-                if isinstance(before[score], dict):
-                    print(f"  {score}: {100 * (after[score]['mean'] - before[score]['mean']):+.1f} points")
+            print(eval_math.format_table({f"{name} before": before, f"{name} after": after}))
+            gains = {k: 100 * (after[k]["mean"] - v["mean"]) for k, v in before.items() if isinstance(v, dict)}
+            print("gain in points: " + ", ".join(f"{k} {gain:+.1f}" for k, gain in gains.items()))
     print(f"\ngrading: {dict(grader.stats)}")
     print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
     base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != TINY_BASE)

@@ -312,21 +312,14 @@ class TreeSampler:
         finished = stopped.gather(1, lengths[:, None] - 1).squeeze(1)
         logprobs = torch.stack(draw.logprobs, 1).float()  # [rows, new tokens]
         new, logprobs, lengths, finished = new.cpu(), logprobs.cpu(), lengths.tolist(), finished.tolist()
-        return [
-            _Node(
-                prompt=parent.prompt,
-                path=paths[row],
-                length=parent.length + lengths[row],
-                last_id=int(new[row, lengths[row] - 1]),
-                tokens=new[row, : lengths[row]],
-                logprobs=logprobs[row, : lengths[row]],
-                finished=finished[row],
-                cache=cache,
-                row=row,
-                gap=new.shape[1] - lengths[row],
-            )
-            for row, (parent, _) in enumerate(children)
-        ]
+        grown = []
+        for row, (parent, _) in enumerate(children):
+            n = lengths[row]
+            node = _Node(parent.prompt, paths[row], parent.length + n, int(new[row, n - 1]), new[row, :n])
+            node.logprobs, node.finished, node.cache = logprobs[row, :n], finished[row], cache
+            node.row, node.gap = row, new.shape[1] - n
+            grown.append(node)
+        return grown
 
 
 def stop_ids(model, tokenizer) -> list[int]:
@@ -373,14 +366,7 @@ def _assemble(nodes: list[_Node], prompts: list[list[int]]) -> list[Tree]:
     for prompt_ids, members in zip(prompts, by_prompt):
         members.sort(key=lambda node: node.path)
         index = {node.path: i for i, node in enumerate(members)}
-        trees.append(
-            Tree(
-                prompt_ids=prompt_ids,
-                parent=[index[node.path[:-1]] if node.path else -1 for node in members],
-                depth=[len(node.path) for node in members],
-                tokens=[node.tokens for node in members],
-                logprobs=[node.logprobs for node in members],
-                finished=[node.finished for node in members],
-            )
-        )
+        parent = [index[node.path[:-1]] if node.path else -1 for node in members]
+        columns = zip(*((len(n.path), n.tokens, n.logprobs, n.finished) for n in members))
+        trees.append(Tree(prompt_ids, parent, *map(list, columns)))
     return trees

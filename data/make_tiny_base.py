@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import arithmetic
 
 LEFTMOST_FIRST, RESTATED, SLIPPED = 0.65, 0.2, 0.005
-# (updates of 4,096 tokens, share of drills, learning rate of Muon): first everything, then the facts until they are firm.
-PHASES = ((3000, 0.3, 0.02), (1600, 0.5, 0.01))
+# (updates of 4,096 tokens, share of drills, learning rate of Muon): everything first, then facts until they are firm.
+PHASES = ((3000, 0.3, 0.02), (1600, 0.5, 0.01), (900, 0.6, 0.01))
 
 
 def orthogonalise(gradient: torch.Tensor, coefficients: tuple, steps: int, eps: float) -> torch.Tensor:

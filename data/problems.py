@@ -102,12 +102,10 @@ def load_problems(
         rows = arithmetic.problems(split, ARITHMETIC_ROWS[split])
     else:
         source = SOURCES.get(name, Source(name, None, split, split))
-        if data_dir and name in SOURCES:
-            candidates = [Path(data_dir, f"train_{name}.jsonl")] * (split == "train") + [
-                Path(data_dir, f"{name}.jsonl")
-            ]
-            path = next((p for p in candidates if p.exists()), candidates[-1])
-            table, source = _read_file(path), Source(str(path))
+        local = [Path(data_dir or ".", f"{prefix}{name}.jsonl") for prefix in ("train_", "")[split == "test" :]]
+        if data_dir and (name in SOURCES or local[-1].exists()):
+            table = _read_file(next((path for path in local if path.exists()), local[-1]))
+            source = Source(name)
         elif Path(name).suffix in (".jsonl", *FILE_LOADERS):
             table = _read_file(Path(name))
         else:
