@@ -30,6 +30,7 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.tracking import filter_trackers
 from accelerate.utils import gather_object, set_seed
 from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
@@ -354,10 +355,7 @@ def main() -> None:
     flags = parse_flags(Flags, sys.argv[1:], __doc__, demo_by_default)
     dtype = device_dtype(flags.bf16, PartialState().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
-    accelerator = Accelerator(
-        mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no",
-        log_with=None if flags.report_to == "none" else flags.report_to,
-    )
+    accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")
     check_flags(flags, accelerator.num_processes)
     set_seed(flags.seed)
     tokenizer, model = load_tokenizer_and_model(flags, dtype if flags.use_peft else torch.float32)
@@ -376,6 +374,7 @@ def main() -> None:
         cut_back(trees_file, done)
     if flags.report_to != "none":
         accelerator.project_configuration.set_directories(str(output))
+        accelerator.log_with = filter_trackers(flags.report_to, str(output))
         accelerator.init_trackers("treerpo", {k: v for k, v in vars(flags).items() if isinstance(v, (int, float, str))})
 
     def evaluate(update: int) -> None:

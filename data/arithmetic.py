@@ -9,9 +9,11 @@ can meet lies in 0..99, so a small model can know all its facts and still choose
 import hashlib
 import random
 import re
+from pathlib import Path
 
 OPERATORS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 PROMPT_TEMPLATE = "\n{problem}\n"  # a line like any other: the base finds its place by the line break before it
+FOLDER = Path(__file__).parent
 LARGEST = 99  # of every number in any reachable line
 TOKEN = re.compile(r"\d+|[-+*]")
 
@@ -47,15 +49,21 @@ def solve(expression: str) -> str:
 
 def stays_in_range(expression: str) -> bool:
     """Whether every number that any mixture of the two strategies meets lies in 0..LARGEST."""
-    states, seen = [expression], set()
-    while states:
-        state = states.pop()
-        if "--" in state or state.startswith("-") or any(int(n) > LARGEST for n in re.findall(r"\d+", state)):
+
+    def in_range(numbers: list[int], signs: list[str]) -> bool:
+        if not all(0 <= number <= LARGEST for number in numbers):
             return False
-        if state not in seen and operators(state):
-            seen.add(state)
-            states += [reduce_at(state, 0), reduce_at(state, correct_index(state))]
-    return True
+        places = {0, signs.index("*")} if "*" in signs else {0} if signs else ()
+        return all(
+            in_range(
+                [*numbers[:i], OPERATORS[signs[i]](numbers[i], numbers[i + 1]), *numbers[i + 2 :]],
+                signs[:i] + signs[i + 1 :],
+            )
+            for i in places
+        )
+
+    tokens = TOKEN.findall(expression)
+    return in_range([int(number) for number in tokens[::2]], tokens[1::2])
 
 
 def split_of(problem: str) -> str:
@@ -67,18 +75,36 @@ def sample_problem(rng: random.Random, terms: int, split: str) -> str:
     """A random expression of `terms` digits 2..9; in the splits "train" and "test" it holds two traps or more: places
     where a `+` or `-` must wait for the `*` behind it, as in `2+3*4`."""
     while True:
-        digits = [str(rng.randint(2, 9)) for _ in range(terms)]
-        signs = [rng.choice("+-*") for _ in range(terms - 1)]
-        expression = digits[0] + "".join(s + d for s, d in zip(signs, digits[1:]))
-        traps = len(re.findall(r"[-+]\d\*", expression))
-        if split_of(expression) == split and (traps >= 2 or split == "base") and stays_in_range(expression):
-            return expression
+        value = rng.randint(2, 9)
+        expression, traps = str(value), 0
+        for _ in range(terms - 1):
+            sign, digit = rng.choice("+-*"), rng.randint(2, 9)
+            value = OPERATORS[sign](
+                value, digit
+            )  # of reducing the leftmost operation, the likeliest to leave the range
+            if not 0 <= value <= LARGEST:
+                break
+            traps += sign == "*" and expression[-2:-1] in ("+", "-")
+            expression += sign + str(digit)
+        else:
+            if (traps >= 2 or split == "base") and split_of(expression) == split and stays_in_range(expression):
+                return expression
 
 
-def problems(split: str, count: int, terms: tuple[int, int] = (5, 7), seed: int = 0) -> list[dict[str, str]]:
-    """`count` different problems of `split` ("train" or "test") as rows with `id`, `problem` and `answer`."""
-    rng = random.Random(f"{split}-{seed}")
-    expressions: dict[str, None] = {}  # a dict keeps its order
-    while len(expressions) < count:
-        expressions[sample_problem(rng, rng.randint(*terms), split)] = None
-    return [{"id": f"arithmetic/{split}/{i}", "problem": e, "answer": solve(e)} for i, e in enumerate(expressions)]
+def problems(split: str) -> list[dict[str, str]]:
+    """The problems of `split` ("train" or "test") as rows with `id`, `problem` and `answer`."""
+    lines = (FOLDER / f"arithmetic_{split}.txt").read_text().split()
+    return [{"id": f"arithmetic/{split}/{i}", "problem": line, "answer": solve(line)} for i, line in enumerate(lines)]
+
+
+def main() -> None:
+    """Writes the problem lists, a minute's work: python data/arithmetic.py"""
+    for split, count in (("train", 4000), ("test", 1000)):
+        rng, expressions = random.Random(split), {}  # a dict keeps its order
+        while len(expressions) < count:
+            expressions[sample_problem(rng, rng.randint(5, 7), split)] = None
+        (FOLDER / f"arithmetic_{split}.txt").write_text("\n".join(expressions) + "\n")
+
+
+if __name__ == "__main__":
+    main()

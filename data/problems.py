@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 PROBLEM_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 FILE_LOADERS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}  # .jsonl is read here, line by line
-ARITHMETIC_ROWS = {"train": 8000, "test": 2000}
 # The system prompt of Qwen2.5-Math's evaluation; it goes with a chat template.
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
 PROMPT_TEMPLATE = "Problem: {problem}\nSolution:"  # for models without a chat template
@@ -99,7 +98,7 @@ def load_problems(
     """
     name, start, stop = re.fullmatch(r"(.*?)(?:\[(\d*):(\d*)\])?", name, re.DOTALL).groups()
     if name == "arithmetic":
-        rows = arithmetic.problems(split, ARITHMETIC_ROWS[split])
+        rows = arithmetic.problems(split)
     else:
         source = SOURCES.get(name, Source(name, None, split, split))
         local = [Path(data_dir or ".", f"{prefix}{name}.jsonl") for prefix in ("train_", "")[split == "test" :]]

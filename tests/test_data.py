@@ -17,9 +17,9 @@ def write(path, rows):
 
 def test_arithmetic_splits_are_disjoint_and_right():
     train, test = load_problems("arithmetic", "train"), load_problems("arithmetic", "test")
-    assert len(train) == 8000 and len(test) == 2000
+    assert len(train) == 4000 and len(test) == 1000
     texts = [{row["problem"] for row in rows} for rows in (train, test)]
-    assert len(texts[0]) == 8000 and len(texts[1]) == 2000 and not texts[0] & texts[1]
+    assert len(texts[0]) == 4000 and len(texts[1]) == 1000 and not texts[0] & texts[1]
     assert all(arithmetic.split_of(p) == "train" for p in texts[0])
     assert all(arithmetic.split_of(p) == "test" for p in texts[1])
     for row in test[:300]:  # digits and + - * alone, so Python's own precedence may check ours
