@@ -17,7 +17,7 @@ import train_treerpo
 
 SMALL = {
     "branching": 2, "depth": 2, "step_tokens": 24, "max_prompt_length": 32, "max_pack_tokens": 128, "max_rows": 64,
-    "prompts_per_step": 4, "max_steps": 4, "learning_rate": 1e-3, "save_steps": 2, "seed": 3,
+    "prompts_per_step": 4, "max_steps": 4, "learning_rate": 1e-3, "save_steps": 2, "seed": 3, "eval_steps": 0,
 }  # fmt: skip
 
 
