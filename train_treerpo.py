@@ -198,7 +198,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
     parameters = [p for p in model.parameters() if p.requires_grad]
     for iteration in range(flags.num_iterations):
         optimizer.zero_grad()
-        # sums over trained tokens: loss, clipped, |difference|, k3 to the reference; the last is a maximum
+        # sums over trained tokens: loss, clipped, |difference|, k3 to the reference
         sums = torch.zeros(4, device=accelerator.device, dtype=torch.double)
         largest = torch.zeros((), device=accelerator.device)
         for p, reference in zip(packs, references):

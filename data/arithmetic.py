@@ -79,9 +79,7 @@ def sample_problem(rng: random.Random, terms: int, split: str) -> str:
         expression, traps = str(value), 0
         for _ in range(terms - 1):
             sign, digit = rng.choice("+-*"), rng.randint(2, 9)
-            value = OPERATORS[sign](
-                value, digit
-            )  # of reducing the leftmost operation, the likeliest to leave the range
+            value = OPERATORS[sign](value, digit)  # leftmost first: the likeliest way out of the range
             if not 0 <= value <= LARGEST:
                 break
             traps += sign == "*" and expression[-2:-1] in ("+", "-")
