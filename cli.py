@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +28,31 @@ def flag(default, help: str, **kwargs) -> Field:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **kwargs})
     return field(default=default, metadata={"help": help, **kwargs})
+
+
+@dataclass
+class ModelAndDataFlags:
+    """What the trainer and the evaluation have in common."""
+
+    model_name_or_path: str = flag(TINY_BASE, "folder or Hub id of the causal LM")
+    attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
+    bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
+    data_dir: str | None = flag(None, "read known data sets from DIR/NAME.jsonl instead of the Hub")
+    problem_column: str | None = flag(None, "column of the problem; found by name if left out")
+    answer_column: str | None = flag(None, "column of the answer; found by name if left out")
+    prompt_template: str | None = flag(None, "text with {problem} in it; default: the chat template, or a plain one")
+    num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
+    temperature: float = flag(1.0, "of sampling; the loss divides its logits by it too")
+    top_p: float = flag(1.0, "crop of sampling, and of the loss; 1 is off")
+    max_rows: int = flag(256, "rows in one generate call; lower it when sampling runs out of memory")
+    grader_workers: int = flag(2, "processes that verify answers")
+    grader_timeout: float = flag(2.0, "seconds for one answer")
+    seed: int = flag(0, "of everything random")
+
+    @property
+    def columns(self) -> tuple:
+        return self.data_dir, self.problem_column, self.answer_column
 
 
 def parse_flags(kind: type[Flags], argv: list[str], description: str, default_config: Callable | None = None) -> Flags:
@@ -113,7 +138,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def load_tokenizer_and_model(flags, dtype: torch.dtype):
+def load_model(flags, dtype: torch.dtype):
     """The tokenizer and the causal LM of --model_name_or_path; weights from safetensors only.
 
     Raises:

@@ -22,38 +22,21 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from tqdm import tqdm
 
-from cli import TINY_BASE, check_least, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
+from cli import ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
 
 
 @dataclass
-class Flags:
+class Flags(ModelAndDataFlags):
     """The flags of eval_math.py."""
 
-    model_name_or_path: str = flag(TINY_BASE, "folder or Hub id of the causal LM")
-    adapter: str | None = flag(None, "folder of a PEFT adapter to put on it, e.g. results/RUN/adapter")
+    adapter: str | None = flag(None, "folder of a PEFT adapter to put on the model, e.g. results/RUN/adapter")
     benchmarks: list[str] = flag(["arithmetic"], "names, files or Hub ids; a slice may follow, e.g. gsm8k[:200]")
-    data_dir: str | None = flag(None, "read known names from DIR/NAME.jsonl instead of the Hub")
-    problem_column: str | None = flag(None, "column of the problem; found by name if left out")
-    answer_column: str | None = flag(None, "column of the answer; found by name if left out")
-    output_dir: str | None = flag(None, "where results go; default results/eval-MODEL")
-    # Completions
     num_samples: int = flag(0, "sampled completions a problem, k; 0 for the greedy one alone")
-    temperature: float = flag(1.0, "of the sampled completions")
-    top_p: float = flag(1.0, "of the sampled completions")
     max_new_tokens: int = flag(2048, "longest completion")
-    prompt_template: str | None = flag(None, "text with {problem} in it; default: the chat template, or a plain one")
-    num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
-    max_rows: int = flag(256, "rows in one generate call; lower it when memory runs out")
-    seed: int = flag(0, "of the sampled completions")
-    # Model and grading
-    bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
-    attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
-    trust_remote_code: bool = flag(False, "run code that comes with the model")
-    grader_workers: int = flag(2, "processes that verify answers")
-    grader_timeout: float = flag(2.0, "seconds for one answer")
+    output_dir: str | None = flag(None, "where results go; default results/eval-MODEL")
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -170,9 +153,8 @@ def main() -> None:
     flags = parse_flags(Flags, sys.argv[1:], __doc__)
     check_least(flags, num_samples=0, max_new_tokens=1, num_shots=0, max_rows=1, grader_workers=1, seed=0)
     accelerator = Accelerator()
-    columns = (flags.data_dir, flags.problem_column, flags.answer_column)
-    benchmarks = {name: load_problems(name, "test", *columns) for name in flags.benchmarks}
-    tokenizer, model = load_tokenizer_and_model(flags, device_dtype(flags.bf16, accelerator.device))
+    benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
+    tokenizer, model = load_model(flags, device_dtype(flags.bf16, accelerator.device))
     if flags.adapter:
         try:
             model = PeftModel.from_pretrained(model, flags.adapter)

@@ -40,7 +40,7 @@ import eval_math
 import plot_results
 from advantage import ESTIMATORS, SCALES, group_statistics, step_rewards
 from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint, write_config
-from cli import ROOT, TINY_BASE, check_least, device_dtype, flag, load_tokenizer_and_model, parse_flags, run
+from cli import ROOT, TINY_BASE, ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from policy import LOSS_TYPES, check_model, pack, policy_loss, token_logprobs
 from reward import Grader
@@ -50,36 +50,23 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Flags:
+class Flags(ModelAndDataFlags):
     """The flags of train_treerpo.py; names and meanings are TRL's where TRL has them."""
 
-    # Model
-    model_name_or_path: str = flag(TINY_BASE, "folder or Hub id of the causal LM to train")
-    attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
-    trust_remote_code: bool = flag(False, "run code that comes with the model")
-    bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
+    # Adapter and data
     use_peft: bool = flag(True, "train a LoRA adapter; false trains all weights")
     lora_r: int = flag(16, "rank of the adapter")
     lora_alpha: int = flag(32, "scale of the adapter, over its rank")
     lora_dropout: float = flag(0.0, "dropout in the adapter while training")
     lora_target_modules: list[str] = flag(["all-linear"], "modules that get an adapter")
-    # Data
     dataset_name: str = flag("arithmetic", "name, Hub id or file; a slice may follow, e.g. svamp[:700]")
-    data_dir: str | None = flag(None, "read known names from DIR/NAME.jsonl instead of the Hub")
-    problem_column: str | None = flag(None, "column of the problem; found by name if left out")
-    answer_column: str | None = flag(None, "column of the answer; found by name if left out")
-    prompt_template: str | None = flag(None, "text with {problem} in it; default: the chat template, or a plain one")
-    num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
     max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
     # The tree
     branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2")
     depth: int = flag(3, "steps from the prompt to a leaf, D; the number of widths where branching has several")
     step_tokens: int = flag(384, "most new tokens in a step, L_step")
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
-    temperature: float = flag(1.0, "of sampling; the loss divides its logits by it too")
-    top_p: float = flag(1.0, "crop of sampling, and of the loss; 1 is off")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
-    max_rows: int = flag(256, "rows in one generate call; lower it when sampling runs out of memory")
     # Credit
     advantage: Literal[tuple(ESTIMATORS)] = flag("treerpo", "by siblings (treerpo), or by all leaves (grpo)")
     scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
@@ -93,16 +80,13 @@ class Flags:
     warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
     weight_decay: float = flag(0.0, "of AdamW")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
-    loss_type: Literal[LOSS_TYPES] = flag(
-        "dapo", "mean over tokens (dapo), over steps (grpo), or sum over a constant (dr_grpo)"
-    )
+    loss_type: Literal[LOSS_TYPES] = flag("dapo", "mean over tokens (dapo), over steps (grpo), or by a constant")
     epsilon: float = flag(0.2, "clip range of the probability ratio")
     epsilon_high: float | None = flag(None, "upper clip range; default: epsilon")
     beta: float = flag(0.0, "weight of the KL term to the base model")
     max_pack_tokens: int = flag(4096, "tokens in one training sequence; lower it when training runs out of memory")
     gradient_checkpointing: bool = flag(False, "less memory, about a third more time")
     # Run
-    seed: int = flag(0, "of everything random")
     output_dir: str | None = flag(None, "folder of the run; default results/NAME-TIME")
     resume_from_checkpoint: str | None = flag(
         None, "a checkpoint folder; without a value, the newest in output_dir", nargs="?", const="newest"
@@ -111,8 +95,6 @@ class Flags:
     save_steps: int = flag(50, "updates between checkpoints; 0 for none")
     save_total_limit: int | None = flag(2, "checkpoints to keep")
     report_to: Literal["none", "tensorboard", "wandb"] = flag("none", "tracker, beside metrics.jsonl")
-    grader_workers: int = flag(2, "processes that verify answers")
-    grader_timeout: float = flag(2.0, "seconds for one answer")
     # Evaluation, by eval_math.py's own code
     eval_steps: int = flag(0, "updates between evaluations, also before the first and after the last; 0 for none")
     benchmarks: list[str] = flag(["arithmetic[:500]"], "what to evaluate on")
@@ -224,12 +206,10 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
                 p.grad = part.view_as(p)
         norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
         optimizer.step()
+        loss, clipped, difference, kl = accelerator.reduce(sums, "sum").tolist()
         if iteration == 0:  # before any update: what differs now is sampling against training
-            sampling_gap = {
-                "logprob_difference_mean": accelerator.reduce(sums, "sum")[2].item() / tokens,
-                "logprob_difference_max": accelerator.gather(largest[None]).max().item(),
-            }
-    loss, clipped, _, kl = accelerator.reduce(sums, "sum").tolist()
+            largest = accelerator.gather(largest[None]).max().item()
+            sampling_gap = {"logprob_difference_mean": difference / tokens, "logprob_difference_max": largest}
     means = {"loss": loss, "clip_share": clipped / tokens, "kl": kl / tokens if flags.beta else None}
     return {**means, "grad_norm": float(norm), **sampling_gap, "trained_tokens": tokens, "packs": len(packs)}
 
@@ -237,36 +217,32 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
 # --- What is logged ---
 
 
-def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor) -> dict:
-    """What one tree adds to an update's metrics: sums and lists that `summarise` turns into means."""
-    leaves = tree.leaves()
+def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor) -> dict[str, list[float]]:
+    """What one tree adds to an update's metrics: lists that `summarise` turns into means."""
     size, _, deviation = group_statistics(rewards, tree.parent)
-    groups = size.nonzero().squeeze(1).tolist()
     kept = set(tree.parent[advantages != 0].tolist())
-    by_depth = defaultdict(list)
-    for node in range(1, len(tree.parent)):
-        by_depth[f"step_reward_depth_{tree.depth[node]}"].append(rewards[node].item())
-    for group in groups:
-        by_depth[f"group_std_depth_{tree.depth[group] + 1}"].append(deviation[group].item())
-    return {
-        "reward": [rewards[0].item()],
-        "leaf_pass_rate": [rewards[leaf].item() for leaf in leaves],
-        "completion_length": [len(tree.completion_ids(leaf)) for leaf in leaves],
-        "unfinished_share": [1.0 - float(tree.finished[leaf]) for leaf in leaves],
-        "kept_groups_share": [float(group in kept) for group in groups],
-        # The mean surprise of sampled tokens is an unbiased estimate of the policy's entropy.
-        "entropy": (-torch.cat(tree.logprobs)).tolist(),
-        **by_depth,
-    }
+    # The mean surprise of sampled tokens is an unbiased estimate of the policy's entropy.
+    found = defaultdict(list, reward=[rewards[0].item()], entropy=(-torch.cat(tree.logprobs)).tolist())
+    length = [0] * len(tree.parent)
+    for node, (parent, depth) in enumerate(zip(tree.parent.tolist(), tree.depth.tolist())):
+        if node:
+            length[node] = length[parent] + len(tree.tokens[node])
+            found[f"step_reward_depth_{depth}"].append(rewards[node].item())
+        if size[node]:
+            found["kept_groups_share"].append(float(node in kept))
+            found[f"group_std_depth_{depth + 1}"].append(deviation[node].item())
+        else:
+            found["leaf_pass_rate"].append(rewards[node].item())
+            found["completion_length"].append(length[node])
+            found["unfinished_share"].append(1.0 - float(tree.finished[node]))
+    return found
 
 
 def summarise(statistics_of_trees: list[dict]) -> dict[str, float]:
     """The means over all trees of an update, with their counts of leaves and sampled tokens."""
-    merged = defaultdict(list)
-    for one in statistics_of_trees:
-        for name, values in one.items():
-            merged[name] += values
-    means = {name: statistics.fmean(values) for name, values in sorted(merged.items())}
+    names = sorted({name for one in statistics_of_trees for name in one})
+    merged = {name: [value for one in statistics_of_trees for value in one.get(name, ())] for name in names}
+    means = {name: statistics.fmean(values) for name, values in merged.items()}
     return {**means, "leaves": len(merged["leaf_pass_rate"]), "sampled_tokens": len(merged["entropy"])}
 
 
@@ -291,8 +267,7 @@ def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
 
 def load_prompts(flags: Flags, tokenizer, template: str | None) -> tuple[list[dict], list[list[int]]]:
     """The training problems whose prompts are short enough, and their prompts' token ids."""
-    columns = (flags.data_dir, flags.problem_column, flags.answer_column)
-    problems = load_problems(flags.dataset_name, "train", *columns)
+    problems = load_problems(flags.dataset_name, "train", *flags.columns)
     prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
     kept = [i for i, ids in enumerate(prompts) if 0 < len(ids) <= flags.max_prompt_length]
     if len(kept) < len(prompts):
@@ -358,11 +333,10 @@ def main() -> None:
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")
     check_flags(flags, accelerator.num_processes)
     set_seed(flags.seed)
-    tokenizer, model = load_tokenizer_and_model(flags, dtype if flags.use_peft else torch.float32)
+    tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
     template = template_for(flags.dataset_name, flags.prompt_template)
     problems, prompts = load_prompts(flags, tokenizer, template)
-    columns = (flags.data_dir, flags.problem_column, flags.answer_column)
-    benchmarks = {name: load_problems(name, "test", *columns) for name in flags.benchmarks if flags.eval_steps}
+    benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks if flags.eval_steps}
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
     output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}")
     done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags) if checkpoint else 0

@@ -34,7 +34,7 @@ def test_the_base_never_reads_a_train_or_test_problem():
 
     rng = random.Random(0)
     for _ in range(3000):
-        problem = write_text(rng, 0.3)[0].strip()
+        problem = write_text(rng, 0.3, (9, 99), 0.0)[0].strip()
         # Expressions of two terms are drills, and no train or test problem is so short.
         assert len(arithmetic.operators(problem)) == 1 or arithmetic.split_of(problem) == "base"
     assert all(len(arithmetic.operators(row["problem"])) >= 4 for row in load_problems("arithmetic", "train"))
