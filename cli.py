@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -128,6 +129,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
     try:
         main()

@@ -21,7 +21,7 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def smooth(values: list[float], window: int = 10) -> list[float]:
+def smooth(values: list[float], window: int = 5) -> list[float]:
     """The running mean over the last `window` values."""
     return [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
 

@@ -168,6 +168,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
     counts = [sum(len(p.targets) for p in packs), sum(int(p.steps[-1]) + 1 for p in packs)]
     tokens, steps = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
     if not tokens:
+        optimizer.step()  # without gradients it changes nothing, but the schedule counts on it
         return {"trained_tokens": 0}  # every group was pruned: there is nothing to learn from this batch
     full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
     normalizer = {"dapo": tokens, "grpo": steps, "dr_grpo": flags.prompts_per_step * full_tree}[flags.loss_type]
@@ -311,8 +312,7 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
             model = get_peft_model(model, lora)
         model.to(accelerator.device)
         if flags.gradient_checkpointing:
-            model.enable_input_require_grads()  # or a frozen embedding would cut the graph
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         check_model(model)
         sampler = TreeSampler(
             model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature, flags.top_p,

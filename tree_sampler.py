@@ -6,7 +6,9 @@ Draws come from a stream keyed by (seed, path of child indices, position): a tre
 prompt and its seed, and slices, neighbours and processes do not change it (up to rounding of the logits).
 """
 
+import logging
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +26,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -94,6 +98,24 @@ def warp(logits: Tensor, temperature: float, top_p: float, top_k: int, keep: Ten
     cropped = TopKLogitsWarper(top_k)(None, logits) if top_k > 0 else logits
     cropped = TopPLogitsWarper(top_p)(None, cropped) if top_p < 1 else cropped
     return cropped if keep is None or cropped is logits else cropped.scatter(1, keep, logits.gather(1, keep))
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer with room for a step's tokens behind its prefix [rows, heads, tokens, head dimension]: a token is
+    written in place, where DynamicLayer copies the whole cache for each one."""
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.buffers = [torch.nn.functional.pad(states, (0, 0, 0, room)) for states in (keys, values)]
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        for buffer, states in zip(self.buffers, (key_states, value_states)):
+            buffer[:, :, start:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
 
 
 class _InverseCDF(LogitsProcessor):
@@ -189,18 +211,24 @@ class TreeSampler:
             use_cache=True,
         )
 
-    @torch.no_grad()
     def sample(self, prompts: list[list[int]], seeds: list[int]) -> list[Tree]:
         """One tree a prompt, in order.
 
         Args:
             prompts: token ids, at least one each. seeds: one non-negative integer a prompt.
         """
+        trees = dict(self.stream(prompts, seeds))
+        return [trees[i] for i in range(len(prompts))]
+
+    @torch.no_grad()
+    def stream(self, prompts: list[list[int]], seeds: list[int]) -> Iterator[tuple[int, Tree]]:
+        """Yields each tree with its prompt's index as soon as it is whole, so that others grow while it is graded."""
         if len(prompts) != len(seeds) or not all(map(len, prompts)):
             raise ValueError("sample needs one seed a prompt, and at least one token in each prompt")
         training = self.model.training
         self.model.eval()  # dropout off; gradient checkpointing, which forbids a cache, too
-        nodes: list[_Node] = []
+        nodes: list[list[_Node]] = [[] for _ in prompts]
+        growing = [1] * len(prompts)  # a prompt's nodes in the pools, or its root before it is there
         # Long prompts first: neighbours in a slice are then alike in length, and the largest slices come first.
         waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
         pools: list[list[_Node]] = [[] for _ in self.widths]  # unfinished nodes by depth, each with its cache row
@@ -211,22 +239,42 @@ class TreeSampler:
                 if depth == 0 and waiting and len(pools[0]) < parents:
                     count = min(parents - len(pools[0]), len(waiting))
                     pools[0] += self._prefill([waiting.popleft() for _ in range(count)], prompts)
-                    nodes += pools[0][-count:]
+                    for root in pools[0][-count:]:
+                        nodes[root.prompt].append(root)
                     continue
                 taken, pools[depth] = pools[depth][:parents], pools[depth][parents:]
                 children = [(parent, k) for parent in taken for k in range(self.widths[depth])]
-                for start in range(0, len(children), self.max_rows):
-                    grown = self._grow(children[start : start + self.max_rows], seeds)
-                    nodes += grown
-                    if depth + 1 < len(self.widths):
-                        pools[depth + 1] += [node for node in grown if not node.finished]
+                while children:
+                    rows = children[: self.max_rows]
+                    try:
+                        grown = self._grow(rows, seeds)
+                    except torch.OutOfMemoryError:
+                        if len(rows) == 1:
+                            raise
+                        grown = None  # retried outside of this block, where the error no longer holds tensors
+                    if grown is None:
+                        self.max_rows = len(rows) // 2
+                        torch.cuda.empty_cache()
+                        logger.warning(
+                            "out of memory with %d rows: going on with --max_rows %d", len(rows), self.max_rows
+                        )
+                        continue
+                    del children[: len(rows)]
                     for node in grown:  # a cache lives only as long as some node in a pool holds it
-                        node.cache = None if node.finished or depth + 1 == len(self.widths) else node.cache
+                        nodes[node.prompt].append(node)
+                        if node.finished or depth + 1 == len(self.widths):
+                            node.cache = None
+                        else:
+                            pools[depth + 1].append(node)
+                            growing[node.prompt] += 1
                 for node in taken:
                     node.cache = None
+                    growing[node.prompt] -= 1
+                for index in dict.fromkeys(node.prompt for node in taken):
+                    if not growing[index]:
+                        yield index, _assemble(prompts[index], nodes[index])
         finally:
             self.model.train(training)
-        return _assemble(nodes, prompts)
 
     def _next_depth(self, pools: list[list[_Node]], waiting: bool) -> int:
         """The deepest pool that fills a slice; else the first that can feed the deeper ones.
@@ -278,10 +326,12 @@ class TreeSampler:
                 gaps = torch.tensor([node.gap for node in run], device=device)
                 for states, parts in ((source.keys, keys), (source.values, values)):
                     parts.append(_align(states, rows, gaps if any(n.gap for n in run) else None, columns))
-            layer.lazy_initialization(keys[0], values[0])
-            layer.keys, layer.values = (p[0] if len(p) == 1 else torch.cat(p) for p in (keys, values))
-            if layer.is_sliding:
-                layer.cumulative_length = width
+            keys, values = (p[0] if len(p) == 1 else torch.cat(p) for p in (keys, values))
+            if not layer.is_sliding:
+                cache.layers[index] = _RoomyLayer(keys, values, self.step_tokens)
+            else:
+                layer.lazy_initialization(keys, values)
+                layer.keys, layer.values, layer.cumulative_length = keys, values, width
                 # Moving a row to the right needs the columns that the window would have dropped during the step.
                 layer.record_past = self.delimiter is not None
         return cache, _mask([n + 1 for n in lengths], width + 1, device)
@@ -357,16 +407,10 @@ def _align(states: Tensor, rows: Tensor, gaps: Tensor | None, columns: int) -> T
     return torch.nn.functional.pad(picked, (0, 0, columns - picked.shape[2], 0))
 
 
-def _assemble(nodes: list[_Node], prompts: list[list[int]]) -> list[Tree]:
-    """The finished trees. Sorted by path a parent stands before its children, however the slices were cut."""
-    by_prompt: list[list[_Node]] = [[] for _ in prompts]
-    for node in nodes:
-        by_prompt[node.prompt].append(node)
-    trees = []
-    for prompt_ids, members in zip(prompts, by_prompt):
-        members.sort(key=lambda node: node.path)
-        index = {node.path: i for i, node in enumerate(members)}
-        parent = [index[node.path[:-1]] if node.path else -1 for node in members]
-        columns = zip(*((len(n.path), n.tokens, n.logprobs, n.finished) for n in members))
-        trees.append(Tree(prompt_ids, parent, *map(list, columns)))
-    return trees
+def _assemble(prompt_ids: list[int], members: list[_Node]) -> Tree:
+    """The finished tree. Sorted by path a parent stands before its children, however the slices were cut."""
+    members.sort(key=lambda node: node.path)
+    index = {node.path: i for i, node in enumerate(members)}
+    parent = [index[node.path[:-1]] if node.path else -1 for node in members]
+    columns = zip(*((len(n.path), n.tokens, n.logprobs, n.finished) for n in members))
+    return Tree(prompt_ids, parent, *map(list, columns))

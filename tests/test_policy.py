@@ -111,7 +111,7 @@ def test_chunks_and_gradient_checkpointing_change_nothing(monkeypatch):
     whole = run()
     monkeypatch.setattr(policy, "CHUNK_ELEMENTS", 300)
     torch.testing.assert_close(run(), whole, atol=1e-5, rtol=1e-4)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     model.train()
     torch.testing.assert_close(run(), whole, atol=1e-5, rtol=1e-4)
 

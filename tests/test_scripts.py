@@ -17,7 +17,7 @@ import train_treerpo
 
 SMALL = {
     "branching": 2, "depth": 2, "step_tokens": 24, "max_prompt_length": 32, "max_pack_tokens": 128, "max_rows": 64,
-    "prompts_per_step": 4, "max_steps": 4, "learning_rate": 1e-3, "save_steps": 2, "seed": 3, "eval_steps": 0,
+    "prompts_per_step": 4, "max_steps": 4, "learning_rate": 2e-4, "save_steps": 2, "seed": 3, "eval_steps": 0,
 }  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_two_processes_equal_one(finished, tmp_path):
 
 
 def test_training_raises_the_reward(tmp_path):
-    changes = dict(max_steps=12, prompts_per_step=16, branching="4", depth=3, max_pack_tokens=1024, max_rows=256)
+    changes = dict(max_steps=12, prompts_per_step=16, branching="4", depth=3, max_pack_tokens=1024, learning_rate=1e-3)
     rows = train(tmp_path, **changes)
     first, last = (sum(r["leaf_pass_rate"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
     assert last > first + 0.1
@@ -266,7 +266,7 @@ def test_another_run_is_not_overwritten(finished, capsys):
     output, _ = finished
     before = (output / "metrics.jsonl").read_bytes()
     assert "holds another run" in refused(train_treerpo.main, words(output), capsys)
-    assert "--learning_rate 0.001, not 0.002" in refused(
+    assert "--learning_rate 0.0002, not 0.002" in refused(
         train_treerpo.main, [*words(output, learning_rate=2e-3), "--resume_from_checkpoint"], capsys
     )
     assert (output / "metrics.jsonl").read_bytes() == before
