@@ -17,8 +17,8 @@ from data.problems import BadInput
 
 # Flags that may differ when a run is resumed; any other would make it another run.
 FREE_ON_RESUME = {
-    "max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "save_total_limit", "report_to",
-    "grader_workers", "eval_steps", "benchmarks", "num_samples", "max_new_tokens",
+    "dry_run", "max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "save_total_limit",
+    "report_to", "grader_workers", "eval_steps", "benchmarks", "num_samples", "max_new_tokens",
 }  # fmt: skip
 
 

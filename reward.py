@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 
@@ -153,12 +153,13 @@ class Grader:
 
     def __enter__(self) -> "Grader":
         self.idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
-        self.threads = ThreadPoolExecutor(self.workers)
+        self.threads, self.background = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(1)
         for _ in range(self.workers):
             self.threads.submit(lambda: self.idle.put(self._start()))
         return self
 
     def __exit__(self, *exception) -> None:
+        self.background.shutdown(cancel_futures=True)
         self.threads.shutdown(cancel_futures=True)
         while not self.idle.empty():
             self._kill(self.idle.get())
@@ -198,6 +199,10 @@ class Grader:
         finally:
             self.idle.put(worker)
         return replies
+
+    def submit(self, completions: list[str], answers: list[str]) -> "Future[list[float]]":
+        """`grade_batch` in the background, one batch after another."""
+        return self.background.submit(self.grade_batch, completions, answers)
 
     def grade_batch(self, completions: list[str], answers: list[str]) -> list[float]:
         """1.0 for each completion whose answer is the gold answer beside it, else 0.0, in order."""

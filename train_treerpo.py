@@ -22,8 +22,9 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,13 +37,14 @@ from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 from transformers import get_scheduler
 
+import budget
 import eval_math
 import plot_results
 from advantage import ESTIMATORS, SCALES, group_statistics, step_rewards
 from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint, write_config
 from cli import ROOT, TINY_BASE, ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
-from policy import LOSS_TYPES, check_model, pack, policy_loss, token_logprobs
+from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
 from reward import Grader
 from tree_sampler import Tree, TreeSampler
 
@@ -87,6 +89,7 @@ class Flags(ModelAndDataFlags):
     max_pack_tokens: int = flag(4096, "tokens in one training sequence; lower it when training runs out of memory")
     gradient_checkpointing: bool = flag(False, "less memory, about a third more time")
     # Run
+    dry_run: bool = flag(False, "print what one update will cost, and stop")
     output_dir: str | None = flag(None, "folder of the run; default results/NAME-TIME")
     resume_from_checkpoint: str | None = flag(
         None, "a checkpoint folder; without a value, the newest in output_dir", nargs="?", const="newest"
@@ -132,15 +135,40 @@ def check_flags(flags: Flags, processes: int) -> None:
 # --- The four phases ---
 
 
-def grade(trees: list[Tree], answers: list[str], grader: Grader, to_text) -> list[torch.Tensor]:
-    """Phase 2: leaf rewards [nodes] of every tree, 1 or 0 at leaves and NaN elsewhere."""
-    leaves = [(t, leaf) for t, tree in enumerate(trees) for leaf in tree.leaves()]
-    texts = [to_text(trees[t].completion_ids(leaf)) for t, leaf in leaves]
-    grades = grader.grade_batch(texts, [answers[t] for t, _ in leaves])
-    rewards = [torch.full((len(tree.parent),), torch.nan) for tree in trees]
-    for (t, leaf), value in zip(leaves, grades):
-        rewards[t][leaf] = value
-    return rewards
+@contextmanager
+def timed(seconds: dict[str, float], phase: str):
+    """Writes the seconds that a phase took to `seconds`."""
+    start = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds[f"seconds_{phase}"] = time.perf_counter() - start
+
+
+def sample_and_grade(
+    sampler: TreeSampler,
+    prompts: list[list[int]],
+    seeds: list[int],
+    answers: list[str],
+    grader: Grader,
+    to_text,
+    seconds,
+) -> tuple[list[Tree], list[torch.Tensor]]:
+    """Phases 1 and 2: a tree a prompt, and its leaf rewards [nodes]: 1 or 0 at leaves, NaN elsewhere.
+
+    A tree is graded while others still grow; `seconds` gets the time of sampling and what grading took beyond it.
+    """
+    trees: dict[int, Tree] = {}
+    grades: dict[int, Future] = {}
+    with timed(seconds, "sample"):
+        for i, tree in sampler.stream(prompts, seeds):
+            texts = [to_text(tree.completion_ids(leaf)) for leaf in tree.leaves()]
+            trees[i], grades[i] = tree, grader.submit(texts, [answers[i]] * len(texts))
+    with timed(seconds, "grade"):
+        rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
+        for i, values in enumerate(rewards):
+            values[trees[i].leaves()] = torch.tensor(grades[i].result())
+    return [trees[i] for i in range(len(prompts))], rewards
 
 
 def credit(
@@ -155,51 +183,75 @@ def credit(
     ]
 
 
+def add_gradients(
+    model, packs: list[Pack], references: list, flags: Flags, normalizer: float, accelerator: Accelerator
+):
+    """Forward and backward of every pack. Returns sums over trained tokens (loss, clipped, |difference| to the sampling
+    policy, KL to the reference), [4], and the largest difference, []."""
+    sums = torch.zeros(4, device=accelerator.device, dtype=torch.double)
+    largest = torch.zeros((), device=accelerator.device)
+    high = 1 + (flags.epsilon if flags.epsilon_high is None else flags.epsilon_high)
+    for p, reference in zip(packs, references):
+        with accelerator.autocast():
+            logprobs = token_logprobs(model, p, flags.temperature, flags.top_p, flags.top_k)  # [trained tokens]
+        loss = policy_loss(
+            logprobs, p.old_logprobs, p.advantages, flags.epsilon, flags.epsilon_high, flags.beta, reference,
+            flags.loss_type, p.steps, normalizer,
+        )  # fmt: skip
+        loss.backward()
+        with torch.no_grad():
+            difference = logprobs - p.old_logprobs
+            clipped = torch.where(p.advantages > 0, difference.exp() > high, difference.exp() < 1 - flags.epsilon)
+            gap = torch.zeros_like(logprobs) if reference is None else reference - logprobs
+            kl = (gap.exp() - gap - 1).sum()
+            sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl]).double()
+            largest = torch.maximum(largest, difference.abs().max())
+    return sums, largest
+
+
 def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator: Accelerator) -> dict[str, float]:
     """Phase 4: `num_iterations` optimizer updates on the trees of all processes.
 
     Every process adds up the gradients of its own packs, whose losses are divided by counts over all processes; one
-    reduction adds the processes'. So one process and many make the same update from the same trees.
+    reduction adds the processes'. So one process and many make the same update from the same trees. A process that
+    runs out of memory goes on with half of `flags.max_pack_tokens`.
     """
-    # Attention takes 4 * hidden size operations a pair of tokens and layer, all else about 24 * hidden size squared a
-    # token and layer: they draw level at about 6 * hidden size tokens.
-    attention_tokens = 6 * model.config.get_text_config().hidden_size
-    packs = [p.to(accelerator.device) for p in pack(trees, advantages, flags.max_pack_tokens, attention_tokens)]
-    counts = [sum(len(p.targets) for p in packs), sum(int(p.steps[-1]) + 1 for p in packs)]
-    tokens, steps = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
+
+    def make_packs() -> tuple[list[Pack], list]:
+        # Attention takes 4 * hidden size operations a pair of tokens and layer, all else about 24 * hidden size squared
+        # a token and layer: they draw level at about 6 * hidden size tokens.
+        attention_tokens = 6 * model.config.get_text_config().hidden_size
+        packs = [p.to(accelerator.device) for p in pack(trees, advantages, flags.max_pack_tokens, attention_tokens)]
+        if not flags.beta:
+            return packs, [None] * len(packs)
+        with torch.no_grad(), model.disable_adapter():
+            return packs, [token_logprobs(model, p, flags.temperature, flags.top_p, flags.top_k) for p in packs]
+
+    trained = [tree.tokens[i] for tree, a in zip(trees, advantages) for i in a.nonzero().flatten().tolist()]
+    counts = torch.tensor([sum(map(len, trained)), len(trained)], device=accelerator.device)
+    tokens, steps = accelerator.reduce(counts, "sum").tolist()
     if not tokens:
         optimizer.step()  # without gradients it changes nothing, but the schedule counts on it
         return {"trained_tokens": 0}  # every group was pruned: there is nothing to learn from this batch
     full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
     normalizer = {"dapo": tokens, "grpo": steps, "dr_grpo": flags.prompts_per_step * full_tree}[flags.loss_type]
-    sampling = (flags.temperature, flags.top_p, flags.top_k)
-    references = [None] * len(packs)
-    if flags.beta:
-        with torch.no_grad(), model.disable_adapter():
-            references = [token_logprobs(model, p, *sampling) for p in packs]
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
+    batch = None
     for iteration in range(flags.num_iterations):
-        optimizer.zero_grad()
-        # sums over trained tokens: loss, clipped, |difference|, k3 to the reference
-        sums = torch.zeros(4, device=accelerator.device, dtype=torch.double)
-        largest = torch.zeros((), device=accelerator.device)
-        for p, reference in zip(packs, references):
-            with accelerator.autocast():
-                logprobs = token_logprobs(model, p, *sampling)  # [trained tokens]
-            loss = policy_loss(
-                logprobs, p.old_logprobs, p.advantages, flags.epsilon, flags.epsilon_high, flags.beta, reference,
-                flags.loss_type, p.steps, normalizer,
-            )  # fmt: skip
-            loss.backward()
-            with torch.no_grad():
-                difference = logprobs - p.old_logprobs
-                high = 1 + (flags.epsilon if flags.epsilon_high is None else flags.epsilon_high)
-                clipped = torch.where(p.advantages > 0, difference.exp() > high, difference.exp() < 1 - flags.epsilon)
-                gap = torch.zeros_like(logprobs) if reference is None else reference - logprobs
-                kl = (gap.exp() - gap - 1).sum()
-                sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl]).double()
-                largest = torch.maximum(largest, difference.abs().max())
+        found = None
+        while found is None:
+            optimizer.zero_grad()
+            try:
+                batch = batch or make_packs()
+                found = add_gradients(model, *batch, flags, normalizer, accelerator)
+            except torch.OutOfMemoryError:
+                flags.max_pack_tokens //= 2
+                logger.warning("out of memory: going on with --max_pack_tokens %d", flags.max_pack_tokens)
+                batch = None
+            if batch is None:
+                torch.cuda.empty_cache()
+        sums, largest = found
         if accelerator.num_processes > 1:
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
             flat = accelerator.reduce(flat, "sum")
@@ -212,7 +264,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
             largest = accelerator.gather(largest[None]).max().item()
             sampling_gap = {"logprob_difference_mean": difference / tokens, "logprob_difference_max": largest}
     means = {"loss": loss, "clip_share": clipped / tokens, "kl": kl / tokens if flags.beta else None}
-    return {**means, "grad_norm": float(norm), **sampling_gap, "trained_tokens": tokens, "packs": len(packs)}
+    return {**means, "grad_norm": float(norm), **sampling_gap, "trained_tokens": tokens, "packs": len(batch[0])}
 
 
 # --- What is logged ---
@@ -279,16 +331,6 @@ def load_prompts(flags: Flags, tokenizer, template: str | None) -> tuple[list[di
     return [problems[i] for i in kept], [prompts[i] for i in kept]
 
 
-@contextmanager
-def timed(seconds: dict[str, float], phase: str):
-    """Writes the seconds that a phase took to `seconds`."""
-    start = time.perf_counter()
-    yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    seconds[f"seconds_{phase}"] = time.perf_counter() - start
-
-
 def append_line(path: Path, row: dict) -> None:
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
@@ -319,7 +361,8 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
             flags.top_k, flags.max_rows, flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n"),
         )  # fmt: skip
         trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=flags.learning_rate, weight_decay=flags.weight_decay)
+        # With AdamW's usual eps of 1e-8 a gradient that is rounding noise becomes an update of full size.
+        optimizer = torch.optim.AdamW(trained, lr=flags.learning_rate, weight_decay=flags.weight_decay, eps=1e-6)
         scheduler = get_scheduler(flags.lr_scheduler_type, optimizer, flags.warmup_steps, flags.max_steps)
     except ValueError as error:  # a setting that peft, transformers or the sampler refuses
         raise BadInput(str(error).splitlines()[0]) from error
@@ -338,6 +381,10 @@ def main() -> None:
     problems, prompts = load_prompts(flags, tokenizer, template)
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks if flags.eval_steps}
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
+    if accelerator.is_main_process:
+        print(budget.describe(flags, model, max(map(len, prompts)), accelerator.num_processes, accelerator.device))
+    if flags.dry_run:
+        return
     output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}")
     done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags) if checkpoint else 0
     metrics_file, trees_file = output / "metrics.jsonl", output / "trees.jsonl"
@@ -362,6 +409,7 @@ def main() -> None:
             bar.write(f"update {update}\n{eval_math.format_table(scores)}")
 
     share = flags.prompts_per_step // accelerator.num_processes
+    live = replace(flags)  # a copy, in which running out of memory may lower max_pack_tokens
     bar = tqdm(
         total=flags.max_steps, initial=done, desc="train", unit="update", disable=not accelerator.is_main_process
     )
@@ -372,18 +420,15 @@ def main() -> None:
             seconds: dict[str, float] = {}
             first = (update - 1) * flags.prompts_per_step + accelerator.process_index * share
             chosen = prompt_order(len(prompts), first, first + share, flags.seed)
-            with timed(seconds, "sample"):  # 1. a tree's seed is its place in the data, whoever samples it
-                seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]
-                trees = sampler.sample([prompts[i] for i in chosen], seeds)
-            with timed(seconds, "grade"):  # 2.
-                leaf_rewards = grade(
-                    trees, [problems[i]["answer"] for i in chosen], grader,
-                    lambda ids: completion_text(tokenizer, ids, template, flags.num_shots),
-                )  # fmt: skip
+            seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]  # whoever samples the tree
+            trees, leaf_rewards = sample_and_grade(  # 1. and 2.
+                sampler, [prompts[i] for i in chosen], seeds, [problems[i]["answer"] for i in chosen], grader,
+                lambda ids: completion_text(tokenizer, ids, template, flags.num_shots), seconds,
+            )  # fmt: skip
             rewards, advantages = credit(trees, leaf_rewards, flags)  # 3.
             with timed(seconds, "update"):  # 4.
                 learning_rate = scheduler.get_last_lr()[0]
-                updated = update_policy(model, optimizer, trees, advantages, flags, accelerator)
+                updated = update_policy(model, optimizer, trees, advantages, live, accelerator)
                 scheduler.step()
 
             grown = gather_object([tree_statistics(*one) for one in zip(trees, rewards, advantages)])

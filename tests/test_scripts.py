@@ -176,6 +176,38 @@ def test_variants_run_and_learn_something(changes, tmp_path):
         assert any(t.endswith("\n") for t in texts) and all("\n" not in t[:-1] for t in texts)
 
 
+def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monkeypatch, caplog):
+    changes = dict(branching=4, max_steps=2, save_steps=0, learning_rate=1e-3, num_iterations=2, beta=0.01)
+    expected = train(tmp_path / "roomy", **changes)
+    logprobs = train_treerpo.token_logprobs
+
+    def tight(model, pack, *sampling):
+        found = logprobs(model, pack, *sampling)
+        if len(pack.input_ids) > 100:
+            raise torch.OutOfMemoryError("out of memory")
+        return found
+
+    monkeypatch.setattr(train_treerpo, "token_logprobs", tight)
+    monkeypatch.setattr("policy.token_logprobs", logprobs)
+    rows = train(tmp_path / "tight", **changes, max_pack_tokens=400)
+    assert "going on with --max_pack_tokens 100" in caplog.text
+    for a, b in zip(expected, rows, strict=True):
+        for key in ("reward", "loss", "grad_norm", "kl", "trained_tokens"):
+            assert a.get(key) == pytest.approx(b.get(key), abs=1e-4), key
+    assert yaml.safe_load((tmp_path / "tight" / "config.yaml").read_text())["max_pack_tokens"] == 400
+
+
+def test_dry_run_says_what_an_update_costs_and_writes_nothing(tmp_path, capsys):
+    sys.argv = ["train_treerpo.py", *words(tmp_path / "run", prompts_per_step=8, branching=3), "--dry_run"]
+    train_treerpo.main()
+    printed = capsys.readouterr().out
+    assert "8 trees of 9 leaves, 2,304 tokens sampled" in printed and "may not fit" not in printed
+    assert not (tmp_path / "run").exists()
+    sys.argv += ["--max_rows", "1000000000", "--prompts_per_step", "1000000"]
+    train_treerpo.main()
+    assert "sampling may not fit: lower --max_rows" in capsys.readouterr().out
+
+
 def test_help_teaches():
     printed = script(sys.executable, "train_treerpo.py", "--help")
     assert "children of an unfinished node" in printed and "Each update goes through four phases" in printed

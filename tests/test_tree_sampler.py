@@ -175,3 +175,39 @@ def test_settings_out_of_range_are_refused(settings, tiny_base, tokenizer):
 def test_a_prompt_without_tokens_is_refused(tiny_base, tokenizer):
     with pytest.raises(ValueError, match="at least one token"):
         TreeSampler(tiny_base, tokenizer, 2, 1, 2).sample([[]], [0])
+
+
+def test_out_of_memory_halves_the_rows_and_changes_no_tree(tokenizer, monkeypatch, caplog):
+    model = random_model("qwen2")
+    expected = TreeSampler(model, tokenizer, branching=[3, 2], step_tokens=4, max_rows=12).sample(PROMPTS, SEEDS)
+    sampler = TreeSampler(model, tokenizer, branching=[3, 2], step_tokens=4, max_rows=12)
+    grow, sizes = sampler._grow, []
+
+    def tight(children, seeds):
+        sizes.append(len(children))
+        if len(children) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return grow(children, seeds)
+
+    monkeypatch.setattr(sampler, "_grow", tight)
+    trees = sampler.sample(PROMPTS, SEEDS)
+    assert all(same(a, b) for a, b in zip(expected, trees, strict=True))
+    assert sampler.max_rows == 3 and max(sizes[2:]) <= 3 and "going on with --max_rows 3" in caplog.text
+    sizes.clear()
+    monkeypatch.setattr(sampler, "_grow", lambda children, seeds: tight([*children] * 4, seeds))
+    with pytest.raises(torch.OutOfMemoryError):  # where a single row is too many
+        sampler.sample(PROMPTS[:1], SEEDS[:1])
+
+
+def test_trees_are_streamed_as_soon_as_they_are_whole(tokenizer):
+    """Several prompts in slices of one prompt's rows: the first tree comes before the last one is begun."""
+    model = random_model("qwen2")
+    sampler = TreeSampler(model, tokenizer, branching=[2, 2], step_tokens=3, max_rows=4)
+    begun, prefill = [], sampler._prefill
+    sampler._prefill = lambda indices, prompts: begun.extend(indices) or prefill(indices, prompts)
+    order = []
+    for index, tree in sampler.stream(PROMPTS, SEEDS):
+        assert tree.prompt_ids == PROMPTS[index]
+        order.append((index, len(begun)))
+    assert sorted(index for index, _ in order) == list(range(len(PROMPTS))) and order[0][1] < len(PROMPTS)
+    assert model.training is False
