@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test faults clean
 setup: .venv/installed
 
 .venv/installed: requirements.txt
@@ -17,6 +17,10 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# The fault tests with many tries; about half an hour on 2 cores.
+faults: setup
+	KILLS=50 WORKER_KILLS=200 HOSTILE=100000 $(BIN)/python -m pytest -s tests/test_faults.py
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +19,32 @@ from data.problems import BadInput
 
 # Flags that may differ when a run is resumed; any other would make it another run.
 FREE_ON_RESUME = {
-    "dry_run", "max_steps", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps", "save_total_limit",
-    "report_to", "grader_workers", "eval_steps", "benchmarks", "num_samples", "max_new_tokens",
+    "dry_run", "max_steps", "max_bad_updates", "output_dir", "resume_from_checkpoint", "logging_steps", "save_steps",
+    "save_total_limit", "report_to", "grader_workers", "eval_steps", "benchmarks", "num_samples", "max_new_tokens",
 }  # fmt: skip
+
+
+class StopSignal:
+    """Inside its `with`, SIGTERM and Ctrl-C ask for a stop after the update at hand; the second one stops at once."""
+
+    def __enter__(self) -> "StopSignal":
+        self.asked = 0  # the signal's number
+        self.before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = number
+        print("\nstopping after this update; once more stops at once", file=sys.stderr)
+
+    def leave(self, how_to_go_on: str) -> None:
+        print(f"stopped: {how_to_go_on}", file=sys.stderr)
+        sys.exit(128 + (self.asked or signal.SIGTERM))  # another process may have been asked
 
 
 def open_run(flags, default_name: str) -> tuple[Path, Path | None]:
@@ -67,14 +92,18 @@ def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flag
     final = output / "checkpoints" / f"step-{update:06d}"
     partial = final.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, partial / "optimizer.pt")
-    torch.save({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}, partial / "rng.pt")
-    # The data cursor is the update itself: prompts and seeds are functions of it.
-    (partial / "trainer_state.json").write_text(json.dumps({"update": update, "flags": vars(flags)}, indent=2))
-    for path in partial.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())  # the rename must not overtake the contents
+    try:
+        model.save_pretrained(partial)
+        torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, partial / "optimizer.pt")
+        torch.save({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}, partial / "rng.pt")
+        # The data cursor is the update itself: prompts and seeds are functions of it.
+        (partial / "trainer_state.json").write_text(json.dumps({"update": update, "flags": vars(flags)}, indent=2))
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # the rename must not overtake the contents
+    except Exception as error:  # OSError, or what torch and safetensors make of it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{final}: can't be written ({reason}); the checkpoints before it are kept") from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     if flags.save_total_limit:
@@ -92,8 +121,10 @@ def load_checkpoint(path: Path, model, optimizer, scheduler, flags) -> int:
         state = json.loads((path / "trainer_state.json").read_text())
         training = torch.load(path / "optimizer.pt", weights_only=True)
         rng = torch.load(path / "rng.pt", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
-        raise BadInput(f"--resume_from_checkpoint {path}: not a complete checkpoint ({error})") from error
+        adapter = load_peft_weights(str(path), device="cpu") if flags.use_peft else None
+    except Exception as error:  # whatever json, torch and safetensors make of a missing or a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"--resume_from_checkpoint {path}: not a complete checkpoint ({reason})") from error
     for name, value in vars(flags).items():
         was = state["flags"].get(name)
         if name not in FREE_ON_RESUME and was != value:
@@ -102,7 +133,7 @@ def load_checkpoint(path: Path, model, optimizer, scheduler, flags) -> int:
                 "or start a new run in another --output_dir"
             )
     if flags.use_peft:
-        set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"))
+        set_peft_model_state_dict(model, adapter)
     else:
         model.load_state_dict(type(model).from_pretrained(path, dtype=model.dtype).state_dict())
     optimizer.load_state_dict(training["optimizer"])
@@ -121,4 +152,6 @@ def cut_back(path: Path, update: int) -> None:
             row = json.loads(line) if line.endswith("\n") else None  # a line cut short was being written
             if row and (row["update"] < update or (row["update"] == update and "evaluation" not in row)):
                 kept.append(line)
-        path.write_text("".join(kept))
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.rename(path)

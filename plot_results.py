@@ -80,6 +80,31 @@ def plot_run(run: Path) -> Path:
     return run / "learning_curve.png"
 
 
+def plot_arms(curves: dict[str, list[list[dict]]], path: Path) -> Path:
+    """Draws the evaluations of several arms, a band from the worst to the best seed; returns the path."""
+    score = next(key for key in next(iter(curves.values()))[0][-1] if key.startswith("avg@"))
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for (arm, runs), colour in zip(curves.items(), (BLUE, ORANGE, GREEN, PURPLE, GREY) * len(curves)):
+        for ax, x, y, scale in zip(
+            axes, ("update", "sampled_tokens", "update"), (score, score, "sampled_length"), (100, 100, 1)
+        ):
+            xs = [sum(p[x] for p in points) / len(points) for points in zip(*runs)]
+            ys = [[scale * p[y] for p in points] for points in zip(*runs)]
+            ax.plot(xs, [sum(values) / len(values) for values in ys], color=colour, marker="o", markersize=3, label=arm)
+            ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=colour, alpha=0.15)
+    for ax, x, y in zip(
+        axes,
+        ("update", "sampled tokens", "update"),
+        ("sampled pass@1 [%]", "sampled pass@1 [%]", "sampled length [tokens]"),
+    ):
+        ax.set(xlabel=x, ylabel=y)
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")

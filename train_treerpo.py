@@ -15,13 +15,10 @@ Each update goes through four phases:
 GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same code.
 """
 
-import json
 import logging
 import math
-import statistics
 import sys
 import time
-from collections import defaultdict
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,10 +37,11 @@ from transformers import get_scheduler
 import budget
 import eval_math
 import plot_results
-from advantage import ESTIMATORS, SCALES, group_statistics, step_rewards
-from checkpoint import cut_back, load_checkpoint, open_run, save_checkpoint, write_config
+from advantage import ESTIMATORS, SCALES, step_rewards
+from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, save_checkpoint, write_config
 from cli import ROOT, TINY_BASE, ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
+from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
 from reward import Grader
 from tree_sampler import Tree, TreeSampler
@@ -82,6 +80,7 @@ class Flags(ModelAndDataFlags):
     warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
     weight_decay: float = flag(0.0, "of AdamW")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    max_bad_updates: int = flag(5, "updates in a row whose gradient is not finite, after which the run stops")
     loss_type: Literal[LOSS_TYPES] = flag("dapo", "mean over tokens (dapo), over steps (grpo), or by a constant")
     epsilon: float = flag(0.2, "clip range of the probability ratio")
     epsilon_high: float | None = flag(None, "upper clip range; default: epsilon")
@@ -114,9 +113,9 @@ def check_flags(flags: Flags, processes: int) -> None:
     flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
     check_least(
         flags, branching=2, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
-        max_steps=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0, lora_r=1, seed=0,
-        logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1, num_samples=0,
-        max_new_tokens=1, num_shots=0,
+        max_steps=1, max_bad_updates=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0,
+        lora_r=1, seed=0, logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1,
+        num_samples=0, max_new_tokens=1, num_shots=0,
     )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
         raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
@@ -231,6 +230,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
     counts = torch.tensor([sum(map(len, trained)), len(trained)], device=accelerator.device)
     tokens, steps = accelerator.reduce(counts, "sum").tolist()
     if not tokens:
+        optimizer.zero_grad()
         optimizer.step()  # without gradients it changes nothing, but the schedule counts on it
         return {"trained_tokens": 0}  # every group was pruned: there is nothing to learn from this batch
     full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
@@ -258,6 +258,10 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
             for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
                 p.grad = part.view_as(p)
         norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
+        if not norm.isfinite():  # of the sum over processes: all of them skip it
+            optimizer.zero_grad()
+            optimizer.step()  # as above
+            return {"trained_tokens": tokens, "bad_update": True}
         optimizer.step()
         loss, clipped, difference, kl = accelerator.reduce(sums, "sum").tolist()
         if iteration == 0:  # before any update: what differs now is sampling against training
@@ -265,46 +269,6 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
             sampling_gap = {"logprob_difference_mean": difference / tokens, "logprob_difference_max": largest}
     means = {"loss": loss, "clip_share": clipped / tokens, "kl": kl / tokens if flags.beta else None}
     return {**means, "grad_norm": float(norm), **sampling_gap, "trained_tokens": tokens, "packs": len(batch[0])}
-
-
-# --- What is logged ---
-
-
-def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor) -> dict[str, list[float]]:
-    """What one tree adds to an update's metrics: lists that `summarise` turns into means."""
-    size, _, deviation = group_statistics(rewards, tree.parent)
-    kept = set(tree.parent[advantages != 0].tolist())
-    # The mean surprise of sampled tokens is an unbiased estimate of the policy's entropy.
-    found = defaultdict(list, reward=[rewards[0].item()], entropy=(-torch.cat(tree.logprobs)).tolist())
-    length = [0] * len(tree.parent)
-    for node, (parent, depth) in enumerate(zip(tree.parent.tolist(), tree.depth.tolist())):
-        if node:
-            length[node] = length[parent] + len(tree.tokens[node])
-            found[f"step_reward_depth_{depth}"].append(rewards[node].item())
-        if size[node]:
-            found["kept_groups_share"].append(float(node in kept))
-            found[f"group_std_depth_{depth + 1}"].append(deviation[node].item())
-        else:
-            found["leaf_pass_rate"].append(rewards[node].item())
-            found["completion_length"].append(length[node])
-            found["unfinished_share"].append(1.0 - float(tree.finished[node]))
-    return found
-
-
-def summarise(statistics_of_trees: list[dict]) -> dict[str, float]:
-    """The means over all trees of an update, with their counts of leaves and sampled tokens."""
-    names = sorted({name for one in statistics_of_trees for name in one})
-    merged = {name: [value for one in statistics_of_trees for value in one.get(name, ())] for name in names}
-    means = {name: statistics.fmean(values) for name, values in merged.items()}
-    return {**means, "leaves": len(merged["leaf_pass_rate"]), "sampled_tokens": len(merged["entropy"])}
-
-
-def tree_record(update: int, problem: dict, tree: Tree, rewards, advantages, tokenizer) -> dict:
-    """One line of trees.jsonl: everything the viewer shows, in plain JSON."""
-    nodes = zip(tree.parent.tolist(), tree.tokens, tree.finished.tolist(), rewards.tolist(), advantages.tolist())
-    keys = ("parent", "text", "tokens", "finished", "reward", "advantage")
-    rows = [dict(zip(keys, (p, tokenizer.decode(t), len(t), f, r, a))) for p, t, f, r, a in nodes]
-    return {"update": update, **problem, "nodes": rows}
 
 
 # --- The run ---
@@ -329,11 +293,6 @@ def load_prompts(flags: Flags, tokenizer, template: str | None) -> tuple[list[di
     if not kept:
         raise BadInput(f"--max_prompt_length {flags.max_prompt_length}: every prompt is longer")
     return [problems[i] for i in kept], [prompts[i] for i in kept]
-
-
-def append_line(path: Path, row: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def demo_by_default(argv: list[str]) -> str | None:
@@ -413,7 +372,8 @@ def main() -> None:
     bar = tqdm(
         total=flags.max_steps, initial=done, desc="train", unit="update", disable=not accelerator.is_main_process
     )
-    with Grader(flags.grader_workers, flags.grader_timeout) as grader:
+    bad_updates, watch = 0, Watch()
+    with bar, Grader(flags.grader_workers, flags.grader_timeout) as grader, StopSignal() as stop:
         if flags.eval_steps and done % flags.eval_steps == 0:
             evaluate(done)
         for update in range(done + 1, flags.max_steps + 1):
@@ -441,17 +401,30 @@ def main() -> None:
                 if logged:
                     kept = tree_record(update, problems[chosen[0]], trees[0], rewards[0], advantages[0], tokenizer)
                     append_line(trees_file, kept)
+                watch.look_at(row)
                 bar.set_postfix(reward=f"{row['reward']:.3f}", kept=f"{row['kept_groups_share']:.2f}",
                                 length=f"{row['completion_length']:.0f}")  # fmt: skip
             bar.update()
+            bad_updates = bad_updates + 1 if "bad_update" in row else 0
+            if bad_updates:  # kept for inspection
+                torch.save(
+                    [vars(tree) for tree in trees], output / f"bad_update-{update}-{accelerator.process_index}.pt"
+                )
+                logger.warning("update %d skipped: its gradient is not finite; its trees are in %s", update, output)
+            if bad_updates == flags.max_bad_updates:
+                raise BadInput(f"--max_bad_updates: {bad_updates} gradients in a row were not finite; look at {output}/"
+                               f"bad_update-*.pt, or go on from a checkpoint with a lower --learning_rate")  # fmt: skip
             last = update == flags.max_steps
-            if flags.save_steps and (update % flags.save_steps == 0 or last):  # saved before evaluating
+            stopping = bool(accelerator.reduce(torch.tensor(float(stop.asked), device=accelerator.device), "sum"))
+            if stopping or (flags.save_steps and (update % flags.save_steps == 0 or last)):  # before evaluating
                 accelerator.wait_for_everyone()
                 if accelerator.is_main_process:
                     save_checkpoint(output, update, model, optimizer, scheduler, flags)
+            if stopping:
+                stop.leave(f"update {update} is saved; go on by the same command with --output_dir {output} "
+                           "--resume_from_checkpoint")  # fmt: skip
             if flags.eval_steps and (update % flags.eval_steps == 0 or last):
                 evaluate(update)
-    bar.close()
     accelerator.end_training()
     if accelerator.is_main_process:
         model.save_pretrained(output / ("adapter" if flags.use_peft else "model"))

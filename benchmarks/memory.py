@@ -1,0 +1,64 @@
+"""Peak memory of sampling and training from 64 to 4,096 leaves, at fixed max_rows and max_pack_tokens.
+
+    python benchmarks/memory.py --model 50m
+
+Each size runs in a fresh process. On a GPU the peak is that of torch's allocator, on the CPU what the process's largest
+resident set exceeds that before the phase.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from common import ROOT, arguments, device, load
+
+from policy import pack, token_logprobs
+from tree_sampler import TreeSampler
+
+args = arguments(__doc__, step_tokens=8, prompt=32, max_rows=64, max_pack_tokens=1024, leaves=0)
+
+
+def peak() -> float:
+    """MiB so far."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+if args.leaves:
+    tokenizer, model = load(args.model)
+    prompts = torch.randint(5, model.config.vocab_size, (2, args.prompt)).tolist()
+    depth = {64: 3, 256: 4, 1024: 5, 4096: 6}[args.leaves]
+    sampler = TreeSampler(model, tokenizer, 4, depth, args.step_tokens, max_rows=args.max_rows)
+    before = peak()
+    (tree,) = sampler.sample(prompts[:1], [0])
+    sampled = peak()
+    model.train()
+    packs = pack([tree], [torch.ones(len(tree.parent))], args.max_pack_tokens)
+    for one in packs:
+        token_logprobs(model, one.to(device())).sum().backward()
+    print(
+        json.dumps(
+            {
+                "leaves": len(tree.leaves()),
+                "packs": len(packs),
+                "start": before,
+                "sampling": sampled,
+                "training": peak(),
+            }
+        )
+    )
+else:
+    rows = []
+    for leaves in (64, 256, 1024, 4096):
+        flags = [f"--{name}={value}" for name, value in vars(args).items() if name not in ("leaves", "repeats")]
+        command = [sys.executable, __file__, *flags, f"--leaves={leaves}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print("  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items()), "MiB", flush=True)
+    path = ROOT / "results" / "benchmarks" / f"memory-{Path(args.model).name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": vars(args), "rows": rows}, indent=1) + "\n")
