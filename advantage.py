@@ -120,4 +120,29 @@ def leaf_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune
     return advantages
 
 
-ESTIMATORS = {"treerpo": sibling_advantages, "grpo": leaf_advantages}  # --advantage
+def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", prune_threshold: float = 0.0) -> Tensor:
+    """An unbiased policy gradient from a tree, where `scale` is "none": a full tree has far more nodes at its last
+    depth, so that a plain sum over nodes trains late steps many times harder than early ones.
+
+        A = N / (N - 1) (r - mu) times the product of 1 / N over the node's group and the groups above it
+
+    that is, the reward above that of the other siblings (the leave-one-out baseline of RLOO, arXiv 2402.14740), weighted
+    by the share of sampled paths that pass through the node, where no path ends early.
+
+    Args, Returns, Raises: as `sibling_advantages`.
+    """
+    advantages = sibling_advantages(rewards, parent, scale, prune_threshold)
+    size, _, _ = group_statistics(rewards, parent)
+    share = torch.ones_like(size)
+    for node in range(1, len(parent)):
+        share[node] = share[parent[node]] / size[parent[node]]
+    siblings = size[parent[1:]]
+    advantages[1:] *= (share[1:] * siblings / (siblings - 1).clamp(min=1)).to(advantages.dtype)
+    return advantages
+
+
+ESTIMATORS = {
+    "treerpo": sibling_advantages,
+    "grpo": leaf_advantages,
+    "path_share": path_share_advantages,
+}  # --advantage

@@ -68,7 +68,9 @@ class Flags(ModelAndDataFlags):
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
-    advantage: Literal[tuple(ESTIMATORS)] = flag("treerpo", "by siblings (treerpo), or by all leaves (grpo)")
+    advantage: Literal[tuple(ESTIMATORS)] = flag(
+        "treerpo", "by siblings (treerpo), weighted by paths, or by all leaves (grpo)"
+    )
     scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
     prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")
     # Update
@@ -145,13 +147,7 @@ def timed(seconds: dict[str, float], phase: str):
 
 
 def sample_and_grade(
-    sampler: TreeSampler,
-    prompts: list[list[int]],
-    seeds: list[int],
-    answers: list[str],
-    grader: Grader,
-    to_text,
-    seconds,
+    sampler, prompts: list[list[int]], seeds: list[int], answers: list[str], grader: Grader, to_text, seconds: dict
 ) -> tuple[list[Tree], list[torch.Tensor]]:
     """Phases 1 and 2: a tree a prompt, and its leaf rewards [nodes]: 1 or 0 at leaves, NaN elsewhere.
 

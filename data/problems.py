@@ -7,7 +7,6 @@ A name is one of: the built-in `arithmetic`; a key of SOURCES, read from the Hub
 import json
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +33,6 @@ class BadInput(Exception):
     """The user's input can't be used. The scripts print its message as one line and exit with code 2."""
 
 
-def _after_hashes(text: str) -> str:
-    """GSM8K's answer: what follows "####", without thousands separators."""
-    return text.rsplit("####", 1)[-1].strip().replace(",", "")
-
-
 def _last_boxed(text: str) -> str:
     """MATH's answer: the content of the last \\boxed{} of the worked solution."""
     start = text.rfind("\\boxed{")
@@ -51,12 +45,15 @@ def _last_boxed(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    """An answer column as it is, unless it holds a worked solution of one of the two kinds above."""
-    return _after_hashes(text) if "####" in text else _last_boxed(text) if "\\boxed{" in text else text.strip()
+    """The answer in a column: of a worked solution, what follows GSM8K's "####" (without thousands separators) or the
+    last \\boxed{}; else the text as it is."""
+    if "####" in text:
+        return text.rsplit("####", 1)[-1].strip().replace(",", "")
+    return _last_boxed(text) if "\\boxed{" in text else text.strip()
 
 
 class Source(NamedTuple):
-    """A data set on the Hub: its id, configuration, split for training and for testing, columns, answer clean-up."""
+    """A data set on the Hub: its id, configuration, split for training and for testing, columns."""
 
     hub_id: str
     config: str | None = None
@@ -64,12 +61,11 @@ class Source(NamedTuple):
     test: str | None = None
     problem: str | None = None
     answer: str | None = None
-    clean: Callable[[str], str] = _short
 
 
 SOURCES = {
-    "math": Source("DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution", _last_boxed),
-    "gsm8k": Source("openai/gsm8k", "main", "train", "test", "question", "answer", _after_hashes),
+    "math": Source("DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution"),
+    "gsm8k": Source("openai/gsm8k", "main", "train", "test", "question", "answer"),
     "svamp": Source("ChilleD/SVAMP", None, "train", "test", "question_concat", "Answer"),
     "math500": Source("HuggingFaceH4/MATH-500", test="test"),
     "aime24": Source("HuggingFaceH4/aime_2024", test="train", answer="answer"),
@@ -171,7 +167,7 @@ def _normalise(
         question, gold = row.get(problem), row.get(answer)
         gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
         gold = ", ".join(map(str, gold)) if isinstance(gold, list) else gold
-        gold = "" if gold is None or isinstance(gold, dict) else source.clean(str(gold))
+        gold = "" if gold is None or isinstance(gold, dict) else _short(str(gold))
         if isinstance(question, str) and question.strip() and gold:
             rows.append({"id": str(row.get("id", f"{name}/{number - 1}")), "problem": question.strip(), "answer": gold})
         else:

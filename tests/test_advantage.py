@@ -1,12 +1,13 @@
 """Step rewards and advantages on hand-worked trees, and against slow versions written from the definitions."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from advantage import SCALES, group_statistics, leaf_advantages, sibling_advantages, step_rewards
+from advantage import SCALES, group_statistics, leaf_advantages, path_share_advantages, sibling_advantages, step_rewards
 
 NAN = math.nan
 # root 0 -> 1, 2, 3; 1 -> 4, 5; 4 -> 6, 7. Leaves: 2, 3, 5, 6, 7.
@@ -121,3 +122,29 @@ def test_bad_trees_and_settings_are_refused():
         sibling_advantages(torch.tensor([0.5, 0, 1]), torch.tensor([-1, 0, 0]), "std")
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         sibling_advantages(torch.tensor([0.5, -1, 2]), torch.tensor([-1, 0, 0]))
+
+
+def expected_gradient(estimator):
+    """The gradient that an estimator gives on average, over every tree of two binary steps with two children a node,
+    beside the exact gradient of the expected reward."""
+    first = torch.tensor([0.3, -0.4], dtype=torch.double, requires_grad=True)
+    second = torch.tensor([[0.1, 0.5], [-0.7, 0.2]], dtype=torch.double, requires_grad=True)
+    reward = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    logp, logq = first.log_softmax(0), second.log_softmax(1)
+    exact = (logp.exp()[:, None] * logq.exp() * reward).sum()
+    surrogate, parent = 0.0, torch.tensor([-1, 0, 0, 1, 1, 2, 2])
+    for a1, a2, *b in itertools.product((0, 1), repeat=6):
+        steps = [logp[a1], logp[a2], logq[a1, b[0]], logq[a1, b[1]], logq[a2, b[2]], logq[a2, b[3]]]
+        leaves = [NAN] * 3 + [float(reward[a, x]) for a, x in zip((a1, a1, a2, a2), b)]
+        advantages = estimator(step_rewards(parent, torch.tensor(leaves, dtype=torch.double)), parent, "none")
+        probability = sum(steps).exp().detach()
+        surrogate = surrogate + probability * sum(a * step for a, step in zip(advantages[1:], steps))
+    return [torch.autograd.grad(value, (first, second), retain_graph=True) for value in (surrogate, exact)]
+
+
+def test_path_shares_give_an_unbiased_policy_gradient():
+    found, exact = expected_gradient(path_share_advantages)
+    assert all(torch.allclose(a, b) for a, b in zip(found, exact)) and exact[0].abs().max() > 0.01
+    # Plain sibling advantages (scale none) weigh the two steps differently: N / (N - 1) and N^2 / (N - 1) times too little.
+    found, exact = expected_gradient(sibling_advantages)
+    assert torch.allclose(found[0], exact[0]) and torch.allclose(found[1], 2 * exact[1])
