@@ -126,8 +126,8 @@ def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", 
 
         A = N / (N - 1) (r - mu) times the product of 1 / N over the node's group and the groups above it
 
-    that is, the reward above that of the other siblings (the leave-one-out baseline of RLOO, arXiv 2402.14740), weighted
-    by the share of sampled paths that pass through the node, where no path ends early.
+    that is, the reward above that of the other siblings (the leave-one-out baseline of RLOO, arXiv 2402.14740), times
+    the share of sampled paths that pass through the node, where no path ends early.
 
     Args, Returns, Raises: as `sibling_advantages`.
     """
@@ -141,8 +141,6 @@ def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", 
     return advantages
 
 
-ESTIMATORS = {
-    "treerpo": sibling_advantages,
-    "grpo": leaf_advantages,
-    "path_share": path_share_advantages,
-}  # --advantage
+# --advantage. The child's minus the parent's reward (SPO, arXiv 2505.23564; VinePPO, 2410.01679) is "treerpo" with
+# scale "none", as a parent's reward is its children's mean.
+ESTIMATORS = {"treerpo": sibling_advantages, "grpo": leaf_advantages, "path_share": path_share_advantages}

@@ -69,7 +69,7 @@ class Flags(ModelAndDataFlags):
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
     advantage: Literal[tuple(ESTIMATORS)] = flag(
-        "treerpo", "by siblings (treerpo), weighted by paths, or by all leaves (grpo)"
+        "treerpo", "treerpo by siblings, path_share by paths too, grpo by leaves"
     )
     scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
     prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")

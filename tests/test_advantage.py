@@ -145,6 +145,6 @@ def expected_gradient(estimator):
 def test_path_shares_give_an_unbiased_policy_gradient():
     found, exact = expected_gradient(path_share_advantages)
     assert all(torch.allclose(a, b) for a, b in zip(found, exact)) and exact[0].abs().max() > 0.01
-    # Plain sibling advantages (scale none) weigh the two steps differently: N / (N - 1) and N^2 / (N - 1) times too little.
+    # Plain sibling advantages lack (N - 1) / N at each depth, and count N^d nodes at depth d: late steps weigh double.
     found, exact = expected_gradient(sibling_advantages)
     assert torch.allclose(found[0], exact[0]) and torch.allclose(found[1], 2 * exact[1])
