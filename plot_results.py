@@ -1,6 +1,7 @@
-"""Draws a run: python plot_results.py results/RUN ...  (a few seconds; writes learning_curve.png and .svg into each)"""
+"""Draws runs: python plot_results.py results/RUN ...  (writes learning_curve.png, .svg and trees.html into each)"""
 
 import argparse
+import html
 import json
 from pathlib import Path
 
@@ -80,6 +81,41 @@ def plot_run(run: Path) -> Path:
     return run / "learning_curve.png"
 
 
+STYLE = """body { font: 14px sans-serif; margin: 2em } details { margin-left: 1.2em; border-left: 1px solid #ccc }
+summary { padding: 2px 6px } code { white-space: pre-wrap } .figures { color: #555 }"""
+
+
+def write_trees(run: Path, last: int = 30) -> Path:
+    """The tree viewer: the last sampled trees of a run as one HTML file, each step with its text, reward and advantage.
+
+    Steps are green by reward, bold where they are trained. Texts are escaped: model output is untrusted.
+    """
+    path = run / "trees.jsonl"
+    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(run.name)}</title><style>{STYLE}</style>"]
+
+    def add(nodes: list[dict], children: list[list[int]], i: int) -> None:
+        node = nodes[i]
+        figures = f"reward {node['reward']:.2f}, advantage {node['advantage']:+.2f}, {node['tokens']} tokens"
+        end = "" if children[i] else ", finished" if node["finished"] else ", cut off"
+        weight = "bold" if node["advantage"] else "normal"
+        parts.append(f"<details open><summary style='background: rgba(0,158,115,{0.6 * node['reward']:.2f})'>"
+                     f"<span class='figures'>{figures}{end}</span> "
+                     f"<code style='font-weight: {weight}'>{html.escape(node['text'])}</code></summary>")  # fmt: skip
+        for child in children[i]:
+            add(nodes, children, child)
+        parts.append("</details>")
+
+    for record in read_lines(path)[-last:] if path.exists() else []:
+        children: list[list[int]] = [[] for _ in record["nodes"]]
+        for i, node in enumerate(record["nodes"][1:], 1):
+            children[node["parent"]].append(i)
+        parts.append(f"<h3>update {record['update']}: {html.escape(record['problem'])}</h3>"
+                     f"<p>gold answer <code>{html.escape(record['answer'])}</code></p>")  # fmt: skip
+        add(record["nodes"], children, 0)
+    (run / "trees.html").write_text("\n".join(parts) + "\n")
+    return run / "trees.html"
+
+
 def plot_arms(curves: dict[str, list[list[dict]]], path: Path) -> Path:
     """Draws the evaluations of several arms, a band from the worst to the best seed; returns the path."""
     score = next(key for key in next(iter(curves.values()))[0][-1] if key.startswith("avg@"))
@@ -109,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     for folder in parser.parse_args().runs:
-        print(plot_run(folder))
+        print(plot_run(folder), write_trees(folder))
 
 
 if __name__ == "__main__":

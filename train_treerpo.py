@@ -429,7 +429,7 @@ def main() -> None:
 
 def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
     """What was gained, where everything lies and what to run next."""
-    curve = plot_results.plot_run(output)
+    curve, viewer = plot_results.plot_run(output), plot_results.write_trees(output)
     evaluations = [row for row in plot_results.read_lines(output / "metrics.jsonl") if "evaluation" in row]
     if len(evaluations) > 1:
         print(f"\nBefore and after {flags.max_steps} updates:")
@@ -442,7 +442,7 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
     print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
     base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != TINY_BASE)
     trained = f"{base} --adapter {output}/adapter" if flags.use_peft else f" --model_name_or_path {output}/model"
-    print(f"look at {curve}")
+    print(f"look at {curve} and {viewer}")
     print(f"next: python eval_math.py{trained} --num_samples 8")
 
 

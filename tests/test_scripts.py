@@ -103,7 +103,28 @@ def test_eval_math_loads_the_adapter(finished, tmp_path):
 
 
 def test_plot_results(finished):
-    assert "learning_curve.png" in script(sys.executable, "plot_results.py", finished[0])
+    printed = script(sys.executable, "plot_results.py", finished[0])
+    assert "learning_curve.png" in printed and "trees.html" in printed
+    nodes = sum(len(tree["nodes"]) for tree in read(finished[0] / "trees.jsonl"))
+    viewer = (finished[0] / "trees.html").read_text()
+    assert viewer.count("<details") == viewer.count("</details>") == nodes and "gold answer" in viewer
+
+
+def test_the_tree_viewer_escapes_model_output(tmp_path):
+    import plot_results
+
+    step = {
+        "parent": 0,
+        "text": "<script>alert(1)</script>",
+        "tokens": 3,
+        "finished": True,
+        "reward": 1.0,
+        "advantage": 0.5,
+    }
+    record = {"update": 1, "problem": "<b>", "answer": "&", "nodes": [{**step, "parent": -1}, step]}
+    (tmp_path / "trees.jsonl").write_text(json.dumps(record) + "\n")
+    viewer = plot_results.write_trees(tmp_path).read_text()
+    assert "<script>" not in viewer and "&lt;script&gt;" in viewer and "&lt;b&gt;" in viewer and "&amp;" in viewer
 
 
 def test_resumed_equals_uninterrupted(finished, tmp_path):
