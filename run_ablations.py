@@ -67,6 +67,16 @@ def curve(folder: Path) -> list[dict]:
     return points
 
 
+def at_tokens(points: list[dict], budget: float) -> dict:
+    """The point of a curve at `budget` sampled tokens, linear between the evaluations on either side."""
+    after = next(i for i, p in enumerate(points) if p["sampled_tokens"] >= budget)
+    if after == 0:
+        return points[0]
+    low, high = points[after - 1], points[after]
+    share = (budget - low["sampled_tokens"]) / (high["sampled_tokens"] - low["sampled_tokens"])
+    return {key: low[key] + share * (high[key] - low[key]) for key in low}
+
+
 def table(curves: dict[str, list[list[dict]]], choose) -> str:
     """Markdown: an arm a row, mean and 95 % interval over seeds of the point that `choose` takes from each curve."""
     first = next(iter(curves.values()))[0][-1]
@@ -118,8 +128,8 @@ def main() -> None:
     text = "\n\n".join([
         f"Mean and 95 % interval over seeds. Command: `python run_ablations.py {args.sweep} --seeds {args.seeds}`",
         "At the last update:", table(curves, lambda points: points[-1]),
-        f"At equal sampled tokens, the last evaluation within {budget:,}:",
-        table(curves, lambda points: [p for p in points if p["sampled_tokens"] <= budget][-1]),
+        f"At equal sampled tokens ({budget:,}), linear between evaluations:",
+        table(curves, lambda points: at_tokens(points, budget)),
     ])  # fmt: skip
     (output / "table.md").write_text(text + "\n")
     (output / "results.json").write_text(json.dumps(curves, indent=1) + "\n")

@@ -19,6 +19,14 @@ def test_interval_against_the_definition():
     assert math.isnan(run_ablations.interval([3.0])[1])
 
 
+def test_points_at_equal_tokens_lie_between_evaluations():
+    points = [
+        {"sampled_tokens": t, "avg@2": a, "update": u} for t, a, u in ((0, 0.2, 0), (100, 0.4, 5), (300, 0.8, 10))
+    ]
+    assert run_ablations.at_tokens(points, 200) == {"sampled_tokens": 200, "avg@2": pytest.approx(0.6), "update": 7.5}
+    assert run_ablations.at_tokens(points, 300) == points[2] and run_ablations.at_tokens(points, 0) == points[0]
+
+
 def test_a_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({**SMALL, "max_steps": 2, "save_steps": 1}))
