@@ -154,8 +154,8 @@ class Grader:
     def __enter__(self) -> "Grader":
         self.idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
         self.threads, self.background = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(1)
-        for _ in range(self.workers):
-            self.threads.submit(lambda: self.idle.put(self._start()))
+        for worker in self.threads.map(lambda _: self._start(), range(self.workers)):
+            self.idle.put(worker)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -169,9 +169,12 @@ class Grader:
         By exec, never a bare fork, as the parent may hold CUDA and threads; in its own session, deaf to Ctrl-C."""
         command = [sys.executable, os.path.abspath(__file__), str(self.timeout), str(self.memory_mb)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        worker = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)
-        self._reply(worker, seconds=120)  # "ready": start-up is not on a pair's clock
-        return worker
+        for _ in range(10):  # it may be killed from outside
+            worker = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)
+            if self._reply(worker, seconds=120) == "ready":  # start-up is not on a pair's clock
+                return worker
+            self._kill(worker)
+        raise RuntimeError("grading workers die as they start; does `python -c 'import math_verify'` work?")
 
     def _kill(self, worker: subprocess.Popen) -> None:
         worker.kill()

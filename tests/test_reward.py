@@ -217,6 +217,12 @@ def test_overlapping_batches_from_several_threads():
     assert found == {i: [1.0, 0.0] for i in range(2, 10)}
 
 
+def test_workers_that_cannot_start_are_an_error_and_not_wrong_grades(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="die as they start"), Grader():
+        pass
+
+
 def test_no_worker_outlives_the_grader():
     with Grader() as grader:
         grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{\sqrt{8}}"], [r"3\sqrt{2}", r"2\sqrt{2}"])
