@@ -152,17 +152,18 @@ class Grader:
         self.stats: Counter[str] = Counter()
 
     def __enter__(self) -> "Grader":
-        self.idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
+        self.idle: SimpleQueue[Future[subprocess.Popen]] = SimpleQueue()  # workers, or their start-up
         self.threads, self.background = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(1)
-        for worker in self.threads.map(lambda _: self._start(), range(self.workers)):
-            self.idle.put(worker)
+        for _ in range(self.workers):
+            self.idle.put(self.threads.submit(self._start))
         return self
 
     def __exit__(self, *exception) -> None:
         self.background.shutdown(cancel_futures=True)
         self.threads.shutdown(cancel_futures=True)
         while not self.idle.empty():
-            self._kill(self.idle.get())
+            if not (started := self.idle.get()).cancelled() and not started.exception():
+                self._kill(started.result())
 
     def _start(self) -> subprocess.Popen:
         """A worker that is ready, on pipes of its own: killing it leaves no lock held, as a pool's shared queue would.
@@ -187,8 +188,9 @@ class Grader:
 
     def _ask(self, pair: tuple[str, str]) -> list[str]:
         """Replies: right, wrong, unparsable, timeouts, kills (the memory limit), or died."""
-        worker, replies = self.idle.get(), []
+        started, replies = self.idle.get(), []
         try:
+            worker = started.result()
             # A worker that dies may have been killed from outside: the pair is tried again, so that it loses no grade.
             while not replies or (replies[-1] == "died" and len(replies) < 3):
                 try:
@@ -198,9 +200,10 @@ class Grader:
                     replies.append("died")
                 if replies[-1] in ("timeouts", "kills", "died"):
                     self._kill(worker)
-                    worker = self._start()
+                    worker, started = self._start(), Future()
+                    started.set_result(worker)
         finally:
-            self.idle.put(worker)
+            self.idle.put(started)
         return replies
 
     def submit(self, completions: list[str], answers: list[str]) -> "Future[list[float]]":

@@ -88,7 +88,9 @@ def table(curves: dict[str, list[list[dict]]], choose) -> str:
         for key in columns:
             mean, half = interval([choose(points)[key] for points in runs])
             share = "@" in key or key.endswith("unfinished")
-            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f} %" if share else f"{mean:,.4g} ± {half:,.2g}")
+            digits = 0 if mean >= 1000 else 1
+            numbers = f"{mean:,.{digits}f} ± {half:,.{digits}f}"
+            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f} %" if share else numbers)
         lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

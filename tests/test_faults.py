@@ -21,7 +21,7 @@ from test_scripts import read, refused, untimed, words
 import train_treerpo
 from reward import Grader
 
-KILLS = int(os.environ.get("KILLS", 2))
+KILLS = int(os.environ.get("KILLS", 1))
 WORKER_KILLS = int(os.environ.get("WORKER_KILLS", 6))
 HOSTILE = int(os.environ.get("HOSTILE", 600))
 FLAGS = dict(max_steps=6, save_steps=1, eval_steps=3, num_samples=1)

@@ -219,8 +219,8 @@ def test_overlapping_batches_from_several_threads():
 
 def test_workers_that_cannot_start_are_an_error_and_not_wrong_grades(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="die as they start"), Grader():
-        pass
+    with Grader() as grader, pytest.raises(RuntimeError, match="die as they start"):
+        grader.grade_batch([r"\boxed{\sqrt{18}}"], [r"3\sqrt{2}"])
 
 
 def test_no_worker_outlives_the_grader():

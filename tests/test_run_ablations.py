@@ -36,16 +36,16 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
         "arms": {"tree": {"branching": [3, 2]}, "flat": {"branching": 4, "depth": 1}, "broken": {"learning_rate": -1}},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(sweep))
-    monkeypatch.setattr(sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "2"])
+    monkeypatch.setattr(sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "1"])
     run_ablations.main()
     printed = capsys.readouterr()
-    assert "failed: broken, seed 1: error: --temperature and --learning_rate must be above 0" in printed.err
+    assert "failed: broken, seed 0: error: --temperature and --learning_rate must be above 0" in printed.err
     folder = tmp_path / "results" / "ablations" / "small"
     table = (folder / "table.md").read_text()
-    assert "| tree | 2 |" in table and "| flat | 2 |" in table and "| broken |" not in table
+    assert "| tree | 1 |" in table and "| flat | 1 |" in table and "| broken |" not in table
     assert (folder / "curves.png").stat().st_size > 10_000
-    rows = [row for row in read(folder / "tree-seed1" / "metrics.jsonl") if "reward" in row]
-    points = yaml.safe_load((folder / "results.json").read_text())["tree"][1]
+    rows = [row for row in read(folder / "tree-seed0" / "metrics.jsonl") if "reward" in row]
+    points = yaml.safe_load((folder / "results.json").read_text())["tree"][0]
     assert [p["update"] for p in points] == [0, 1, 2]
     assert points[-1]["sampled_tokens"] == sum(row["sampled_tokens"] for row in rows)
     before = {path: path.stat().st_mtime for path in folder.glob("*/metrics.jsonl")}
@@ -53,7 +53,7 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
     run_ablations.main()
     changed = [path.parent.name for path, time in before.items() if path.stat().st_mtime != time]
     assert changed == ["flat-seed0"] and (folder / "flat-seed0" / "adapter").exists()
-    assert (folder / "table.md").read_text().count("| flat | 2 |") == 2
+    assert (folder / "table.md").read_text().count("| flat | 1 |") == 2
 
 
 def test_bad_sweeps(tmp_path, capsys):
