@@ -15,7 +15,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-from data.problems import BadInput
+from data.problems import BadInput, first_line
 
 # Flags that may differ when a run is resumed; any other would make it another run.
 FREE_ON_RESUME = {
@@ -82,6 +82,13 @@ def write_config(output: Path, flags) -> None:
         raise BadInput(f"--output_dir {output}: can't be written ({error.strerror})") from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.rename(path)
+
+
 def checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first. A name that ends otherwise is one still being written."""
     return sorted(output.glob("checkpoints/step-*[0-9]"))
@@ -102,8 +109,9 @@ def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flag
             with path.open("rb") as file:
                 os.fsync(file.fileno())  # the rename must not overtake the contents
     except Exception as error:  # OSError, or what torch and safetensors make of it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{final}: can't be written ({reason}); the checkpoints before it are kept") from error
+        raise BadInput(
+            f"{final}: can't be written ({first_line(error)}); the checkpoints before it are kept"
+        ) from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     if flags.save_total_limit:
@@ -123,8 +131,7 @@ def load_checkpoint(path: Path, model, optimizer, scheduler, flags) -> int:
         rng = torch.load(path / "rng.pt", weights_only=True)
         adapter = load_peft_weights(str(path), device="cpu") if flags.use_peft else None
     except Exception as error:  # whatever json, torch and safetensors make of a missing or a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"--resume_from_checkpoint {path}: not a complete checkpoint ({reason})") from error
+        raise BadInput(f"--resume_from_checkpoint {path}: not a complete checkpoint ({first_line(error)})") from error
     for name, value in vars(flags).items():
         was = state["flags"].get(name)
         if name not in FREE_ON_RESUME and was != value:
@@ -152,6 +159,4 @@ def cut_back(path: Path, update: int) -> None:
             row = json.loads(line) if line.endswith("\n") else None  # a line cut short was being written
             if row and (row["update"] < update or (row["update"] == update and "evaluation" not in row)):
                 kept.append(line)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        partial.rename(path)
+        write_whole(path, "".join(kept))

@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from tqdm import tqdm
 
+from checkpoint import write_whole
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from reward import Grader, extract_answer
@@ -128,9 +129,7 @@ def evaluate(model, tokenizer, name: str, problems: list[dict], grader, accelera
     if accelerator.is_main_process:
         path = output / "eval" / (re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") + ".jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")  # the file appears whole or not at all
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.rename(path)
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     return summarise(rows)
 
 

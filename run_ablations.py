@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from checkpoint import checkpoints
 from cli import ROOT, run
 from data.problems import BadInput
 from plot_results import plot_arms, read_lines
@@ -40,7 +41,7 @@ def run_arm(folder: Path, base: Path, flags: dict, threads: int) -> str | None:
     words = []
     for key, value in flags.items():
         words += [f"--{key}", *(value if isinstance(value, list) else [value])]
-    resume = ["--resume_from_checkpoint"] if list(folder.glob("checkpoints/step-*[0-9]")) else []
+    resume = ["--resume_from_checkpoint"] if checkpoints(folder) else []
     if not resume:
         (folder / "config.yaml").unlink(missing_ok=True)  # a run that died before its first checkpoint starts anew
     command = [sys.executable, ROOT / "train_treerpo.py", "--config", base, *words, "--output_dir", folder, *resume]

@@ -84,8 +84,13 @@ def report(script: str, args: argparse.Namespace, seconds: dict[str, list[float]
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     made_with = {"machine": machine, "python": platform.python_version(), "torch": version("torch"),
                  "transformers": version("transformers"), "threads": torch.get_num_threads()}  # fmt: skip
-    path = ROOT / "results" / "benchmarks" / f"{script}-{Path(args.model).name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    path.write_text(json.dumps({"settings": settings, **made_with, "rivals": rows, **(more or {})}, indent=1) + "\n")
+    found = {"settings": settings, **made_with, "rivals": rows, **(more or {})}
+    write_results(f"{script}-{Path(args.model).name}", found)
+
+
+def write_results(name: str, found: dict) -> None:
+    path = ROOT / "results" / "benchmarks" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"written to {path.relative_to(ROOT)}")

@@ -8,13 +8,12 @@
    equal sampled tokens: E|g - mean g|^2 / |mean g|^2, which does not depend on the scale of advantages.
 """
 
-import json
 import math
 import statistics
 from collections import defaultdict
 
 import torch
-from common import ROOT, arguments, device, load
+from common import arguments, device, load, write_results
 
 from advantage import ESTIMATORS, step_rewards
 from data import arithmetic
@@ -122,7 +121,5 @@ for depth, row in errors.items():
     print(f"depth {depth}: rms error {row['rms_error']:.3f} of step rewards ({row['nodes']} nodes)")
 for name, row in noise.items():
     print(f"{name:24} " + "  ".join(f"{key} {value:,.3f}" for key, value in row.items()))
-path = ROOT / "results" / "benchmarks" / "credit-tiny.json"
-path.parent.mkdir(parents=True, exist_ok=True)
 found = {"settings": vars(args), "step_reward_errors": errors, "gradient_noise": noise}
-path.write_text(json.dumps(found, indent=1) + "\n")
+write_results("credit-tiny", found)

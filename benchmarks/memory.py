@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import ROOT, arguments, device, load
+from common import arguments, device, load, write_results
 
 from policy import pack, token_logprobs
 from tree_sampler import TreeSampler
@@ -59,6 +59,4 @@ else:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print("  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items()), "MiB", flush=True)
-    path = ROOT / "results" / "benchmarks" / f"memory-{Path(args.model).name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": vars(args), "rows": rows}, indent=1) + "\n")
+    write_results(f"memory-{Path(args.model).name}", {"settings": vars(args), "rows": rows})

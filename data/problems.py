@@ -121,7 +121,7 @@ def _read_file(path: Path) -> list[dict]:
         try:
             return list(datasets.load_dataset(FILE_LOADERS[path.suffix], data_files=str(path), split="train"))
         except Exception as error:  # datasets raises whatever its parser did; the chain keeps it
-            raise BadInput(f"{path}: can't be read as {path.suffix[1:]} ({_first_line(error)})") from error
+            raise BadInput(f"{path}: can't be read as {path.suffix[1:]} ({first_line(error)})") from error
     table, bad = [], []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -144,7 +144,7 @@ def _read_hub(name: str, source: Source, split: str) -> list[dict]:
         return list(datasets.load_dataset(source.hub_id, source.config, split=wanted))
     except Exception as error:  # no network, no such id, a gated or a broken repository: all end here
         known = ", ".join(["arithmetic", *SOURCES])
-        raise BadInput(f"--dataset_name {name}: not found ({_first_line(error)}). Known names: {known}") from error
+        raise BadInput(f"--dataset_name {name}: not found ({first_line(error)}). Known names: {known}") from error
 
 
 def _normalise(
@@ -182,7 +182,8 @@ def _report(where: object, numbers: list[int], what: str) -> None:
         logger.warning("%s: skipped %d rows %s (rows %s)", where, len(numbers), what, shown)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for the one line that bad input gets."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -5,8 +5,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests ask nothing of the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
@@ -57,6 +59,15 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def tiny_base():
     return AutoModelForCausalLM.from_pretrained(TINY_BASE, dtype=torch.float32).eval()
+
+
+def grading_workers() -> list[psutil.Process]:
+    """The live worker processes of this process's Grader; one that was just killed has no command line any more."""
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # of which a zombie is one
+            found += [process] * any("reward.py" in word for word in process.cmdline())
+    return found
 
 
 def random_tree(rng, nodes: int, prompt: int = 5, longest: int = 4) -> Tree:

@@ -14,9 +14,8 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import ROOT
-from safetensors.torch import load_file
-from test_scripts import read, refused, untimed, words
+from conftest import ROOT, grading_workers
+from test_scripts import adapter, read, refused, untimed, words
 
 import train_treerpo
 from reward import Grader
@@ -45,10 +44,6 @@ def start(output, *more):
     command = [sys.executable, "train_treerpo.py", *words(output, **FLAGS), "--benchmarks", "arithmetic[:6]", *more]
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=ENVIRONMENT, **pipes)
-
-
-def adapter(output):
-    return load_file(output / "adapter" / "adapter_model.safetensors")
 
 
 def assert_same_run(output, whole):
@@ -123,8 +118,7 @@ def test_worker_kills_lose_no_grade():
         pending = grader.submit(texts, golds)
         while killed < WORKER_KILLS and not pending.done():
             time.sleep(rng.uniform(0.1, 0.5))
-            workers = [p for p in psutil.Process().children() if any("reward.py" in word for word in p.cmdline())]
-            if workers:
+            if workers := grading_workers():
                 rng.choice(workers).kill()
                 killed += 1
         assert all(pending.result()) and killed

@@ -9,9 +9,8 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import REAL_DATA
+from conftest import REAL_DATA, grading_workers
 from reward_cases import CASES, COMPLETIONS, EXTRACTIONS, HEDGES, MISSED
 
 import reward
@@ -159,10 +158,6 @@ def test_limits_are_kept_and_counted_and_cost_only_their_pair(stand_in):
         )  # a pair whose worker dies is tried again: it may have been killed from outside
 
 
-def workers():
-    return [p for p in psutil.Process().children() if any("reward.py" in word for word in p.cmdline())]
-
-
 def test_a_worker_killed_from_outside_loses_nothing():
     texts = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in range(2, 400)]
     golds = [rf"{n}\sqrt{{3}}" for n in range(2, 400)]
@@ -172,7 +167,7 @@ def test_a_worker_killed_from_outside_loses_nothing():
         def kill():
             for _ in range(4):
                 time.sleep(0.4)
-                next(iter(workers())).kill()
+                next(iter(grading_workers())).kill()
                 if done.is_set():
                     break
 
@@ -182,7 +177,7 @@ def test_a_worker_killed_from_outside_loses_nothing():
         done.set()
         killer.join()
         assert all(grades)
-        for worker in workers():  # all of them, while idle
+        for worker in grading_workers():  # all of them, while idle
             worker.kill()
         assert all(grader.grade_batch(texts[:8], golds[:8]))
         assert grader.stats["kills"] >= 2
@@ -226,7 +221,7 @@ def test_workers_that_cannot_start_are_an_error_and_not_wrong_grades(monkeypatch
 def test_no_worker_outlives_the_grader():
     with Grader() as grader:
         grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{\sqrt{8}}"], [r"3\sqrt{2}", r"2\sqrt{2}"])
-        running = workers()
+        running = grading_workers()
         assert len(running) == 2
     assert not any(worker.is_running() for worker in running)
 
