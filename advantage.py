@@ -98,26 +98,67 @@ def sibling_advantages(
     return advantages.to(rewards.dtype)
 
 
-def leaf_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune_threshold: float = 0.0) -> Tensor:
-    """Outcome-level GRPO over all leaves of a tree, whatever its shape: the leaves are one group.
+def _among_leaves(rewards: Tensor, parent: Tensor, group: Tensor, scale: str, prune_threshold: float) -> Tensor:
+    """Leaves get `sibling_advantages` among the leaves of the same `group` [nodes]; an inner node's tokens stand in
+    every path through it, and get the mean of these paths' advantages."""
+    size, _, _ = group_statistics(rewards, parent)
+    leaves = (size == 0).nonzero().squeeze(1)  # [leaves]
+    heads, index = group[leaves].unique(return_inverse=True)
+    # A tree of depth two: the root, a node a group, and the leaves under theirs.
+    flat_parent = torch.cat([parent[:1], torch.zeros_like(heads), 1 + index])
+    flat_rewards = torch.cat([rewards[:1].expand(1 + len(heads)), rewards[leaves]])
+    flat = sibling_advantages(flat_rewards, flat_parent, scale, prune_threshold)[1 + len(heads) :]
+    total = torch.zeros_like(rewards, dtype=torch.double).index_copy_(0, leaves, flat.double())
+    advantages = (_sums_below(total, parent) / _sums_below((size == 0).double(), parent)).to(rewards.dtype)
+    advantages[0] = 0.0
+    return advantages
 
-    A leaf gets `sibling_advantages` among all leaves; an inner node's tokens stand in every path through it, and get
-    the mean of these paths' advantages. At depth 1 this is GRPO and equals `sibling_advantages`.
+
+def _sums_below(values: Tensor, parent: Tensor) -> Tensor:
+    """The sum of `values` [nodes] over each node and all below it."""
+    sums = values.clone()
+    for node in range(len(parent) - 1, 0, -1):  # children before parents
+        sums[parent[node]] += sums[node]
+    return sums
+
+
+def leaf_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune_threshold: float = 0.0) -> Tensor:
+    """Outcome-level GRPO over all leaves of a tree, whatever its shape: the leaves are one group; an inner node gets
+    the mean over the paths through it. At depth 1 this is GRPO and equals `sibling_advantages`.
 
     Args, Returns, Raises: as `sibling_advantages`.
     """
+    return _among_leaves(rewards, parent, torch.zeros_like(parent), scale, prune_threshold)
+
+
+def tree_grpo_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune_threshold: float = 0.0) -> Tensor:
+    """Tree-GRPO (arXiv 2509.21240): a leaf's advantage within its own tree plus that among the leaves of all trees of
+    the prompt. Its prompt has several trees; here they are the subtrees under the root's children.
+
+    Args, Returns, Raises: as `sibling_advantages`.
+    """
+    top = torch.arange(len(parent))  # the root's child above each node
+    for node in range(1, len(parent)):
+        top[node] = node if parent[node] == 0 else top[parent[node]]
+    within = _among_leaves(rewards, parent, top, scale, prune_threshold)
+    return within + leaf_advantages(rewards, parent, scale, prune_threshold)
+
+
+def treerl_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", prune_threshold: float = 0.0) -> Tensor:
+    """TreeRL (arXiv 2506.11902, section 3.3): a step's reward over the root's (global) plus that over its parent's
+    (local), divided by the square root of the leaves below the step, in whose paths it is counted again and again.
+
+        A = (r - r(root) + r - r(parent)) / sqrt(leaves)
+
+    The local term is scaled and pruned as in `sibling_advantages`; the global one has no group, and is neither.
+
+    Args, Returns, Raises: as `sibling_advantages`.
+    """
+    local = sibling_advantages(rewards, parent, scale, prune_threshold)
     size, _, _ = group_statistics(rewards, parent)
-    leaves = (size == 0).nonzero().squeeze(1)  # [leaves]
-    flat_parent = torch.cat([parent[:1], torch.zeros_like(leaves)])  # a root and all leaves as its children
-    flat = sibling_advantages(torch.cat([rewards[:1], rewards[leaves]]), flat_parent, scale, prune_threshold)
-    total = torch.zeros_like(rewards, dtype=torch.double).index_copy_(0, leaves, flat[1:].double())
-    paths = (size == 0).double()
-    for node in range(len(parent) - 1, 0, -1):  # children before parents, so that sums over the leaves below build up
-        total[parent[node]] += total[node]
-        paths[parent[node]] += paths[node]
-    advantages = (total / paths).to(rewards.dtype)
-    advantages[0] = 0.0
-    return advantages
+    leaves = _sums_below((size == 0).to(rewards.dtype), parent)
+    gain = rewards - rewards[0]
+    return (torch.where(gain.abs() > ROUNDING, gain, 0.0) + local) / leaves.sqrt()
 
 
 def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", prune_threshold: float = 0.0) -> Tensor:
@@ -143,4 +184,7 @@ def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", 
 
 # --advantage. The child's minus the parent's reward (SPO, arXiv 2505.23564; VinePPO, 2410.01679) is "treerpo" with
 # scale "none", as a parent's reward is its children's mean.
-ESTIMATORS = {"treerpo": sibling_advantages, "grpo": leaf_advantages, "path_share": path_share_advantages}
+ESTIMATORS = {
+    "treerpo": sibling_advantages, "path_share": path_share_advantages, "grpo": leaf_advantages,
+    "tree_grpo": tree_grpo_advantages, "treerl": treerl_advantages,
+}  # fmt: skip

@@ -1,5 +1,6 @@
 """A run's folder: config.yaml, and checkpoints that are written whole or not at all, from which a run resumes."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -94,24 +95,39 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(output.glob("checkpoints/step-*[0-9]"))
 
 
-def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flags) -> None:
-    """Writes checkpoints/step-NNNNNN whole or not at all, then removes the oldest beyond save_total_limit."""
+def random_states() -> dict:
+    """This process's random states, of which dropout draws. Sampling has streams of its own."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # the rename of the folder must not overtake the contents
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flags, states: list[dict]) -> None:
+    """Writes checkpoints/step-NNNNNN whole or not at all, then removes the oldest beyond save_total_limit.
+
+    Args:
+        states: `random_states` of every process.
+    """
     final = output / "checkpoints" / f"step-{update:06d}"
     partial = final.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
         torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, partial / "optimizer.pt")
-        torch.save({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}, partial / "rng.pt")
+        torch.save(states, partial / "rng.pt")
         # The data cursor is the update itself: prompts and seeds are functions of it.
-        (partial / "trainer_state.json").write_text(json.dumps({"update": update, "flags": vars(flags)}, indent=2))
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # the rename must not overtake the contents
+        state = {"update": update, "flags": vars(flags), "sha256": {p.name: digest(p) for p in partial.iterdir()}}
+        (partial / "trainer_state.json").write_text(json.dumps(state, indent=2))
+        digest(partial / "trainer_state.json")
     except Exception as error:  # OSError, or what torch and safetensors make of it
-        raise BadInput(
-            f"{final}: can't be written ({first_line(error)}); the checkpoints before it are kept"
-        ) from error
+        free = shutil.disk_usage(output).free >> 20
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = f"{first_line(error)}; {free} MiB were free"
+        raise BadInput(f"{final}: can't be written ({reason}); the checkpoints before it are kept") from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     if flags.save_total_limit:
@@ -119,19 +135,27 @@ def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flag
             shutil.rmtree(old)
 
 
-def load_checkpoint(path: Path, model, optimizer, scheduler, flags) -> int:
+def load_checkpoint(path: Path, model, optimizer, scheduler, flags, process: int = 0) -> int:
     """Restores a checkpoint and returns its update.
 
+    Args:
+        process: whose random states to take; one that was not there when it was saved takes another's.
+
     Raises:
-        BadInput: it is incomplete, or of another configuration (the flag is named).
+        BadInput: it is incomplete or was changed, or is of another configuration (the flag is named).
     """
     try:
         state = json.loads((path / "trainer_state.json").read_text())
+        if changed := [name for name, sha256 in state["sha256"].items() if digest(path / name) != sha256]:
+            raise ValueError(f"{changed[0]} was changed")
         training = torch.load(path / "optimizer.pt", weights_only=True)
         rng = torch.load(path / "rng.pt", weights_only=True)
         adapter = load_peft_weights(str(path), device="cpu") if flags.use_peft else None
     except Exception as error:  # whatever json, torch and safetensors make of a missing or a damaged file
-        raise BadInput(f"--resume_from_checkpoint {path}: not a complete checkpoint ({first_line(error)})") from error
+        before = [str(p) for p in checkpoints(path.resolve().parents[1]) if p.name < path.name]
+        advice = f"; the one before it is {before[-1]}" if before else ""
+        reason = f"not a complete checkpoint ({first_line(error)})"
+        raise BadInput(f"--resume_from_checkpoint {path}: {reason}{advice}") from error
     for name, value in vars(flags).items():
         was = state["flags"].get(name)
         if name not in FREE_ON_RESUME and was != value:
@@ -145,9 +169,10 @@ def load_checkpoint(path: Path, model, optimizer, scheduler, flags) -> int:
         model.load_state_dict(type(model).from_pretrained(path, dtype=model.dtype).state_dict())
     optimizer.load_state_dict(training["optimizer"])
     scheduler.load_state_dict(training["scheduler"])
-    torch.set_rng_state(rng["cpu"])
+    mine = rng[process % len(rng)]
+    torch.set_rng_state(mine["cpu"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(rng["cuda"])
+        torch.cuda.set_rng_state_all(mine["cuda"])
     return state["update"]
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 import yaml
+from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
@@ -57,12 +58,12 @@ class ModelAndDataFlags:
         return self.data_dir, self.problem_column, self.answer_column
 
 
-def parse_flags(kind: type[Flags], argv: list[str], description: str, default_config: Callable | None = None) -> Flags:
+def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: Path | None = None) -> Flags:
     """Flags from `--config FILE` (YAML) and the command line, which wins.
 
     Args:
         kind: a dataclass whose fields are the flags.
-        default_config: called with the command line's flags where no --config is given; names a YAML file or None.
+        demo: the YAML file of a command line that names neither --config nor --model_name_or_path.
 
     Raises:
         BadInput: an unknown flag or key (the nearest one is named), a value of the wrong type, or a bad YAML file.
@@ -82,7 +83,8 @@ def parse_flags(kind: type[Flags], argv: list[str], description: str, default_co
     given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     given.add_argument("--config")
     config, rest = given.parse_known_args(argv)
-    path = config.config or (default_config(rest) if default_config else None)
+    named = any(word.replace("-", "_").startswith("__model_name_or_path") for word in rest)
+    path = config.config or (None if named or demo is None else str(demo))
     return parser.parse_args_into_dataclasses([*(_yaml_flags(path, known) if path else []), *rest])[0]
 
 
@@ -165,6 +167,11 @@ def load_model(flags, dtype: torch.dtype):
     if tokenizer.eos_token_id is None:
         raise BadInput(f"--model_name_or_path {name}: its tokenizer has no end token (eos_token)")
     return tokenizer, model
+
+
+def launched_processes() -> PartialState:
+    """The processes that `accelerate launch` or torchrun started, on GPUs, or over gloo where there is none."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def device_dtype(bf16: bool | None, device: torch.device) -> torch.dtype:

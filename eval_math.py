@@ -3,6 +3,7 @@
     python eval_math.py                                   # the tiny base on the built-in task, about 20 s on 2 cores
     python eval_math.py --adapter results/RUN/adapter     # after training it
     python eval_math.py --model_name_or_path Qwen/Qwen2.5-Math-1.5B --benchmarks math500 minerva olympiadbench aime24
+    python eval_math.py --table results/eval-A results/eval-B         # their scores beside the published ones
 
 Every score comes with n and its standard error over problems. Prompts are those of Qwen2.5-Math's evaluation where the
 tokenizer has a chat template. Under `accelerate launch` the problems are spread over the processes.
@@ -23,8 +24,8 @@ from peft import PeftModel
 from tqdm import tqdm
 
 from checkpoint import write_whole
-from cli import ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
-from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
+from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
+from data.problems import BadInput, completion_text, encode_prompt, first_line, load_problems, template_for
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
 
@@ -38,6 +39,7 @@ class Flags(ModelAndDataFlags):
     num_samples: int = flag(0, "sampled completions a problem, k; 0 for the greedy one alone")
     max_new_tokens: int = flag(2048, "longest completion")
     output_dir: str | None = flag(None, "where results go; default results/eval-MODEL")
+    table: list[str] = flag([], "folders of finished evaluations: write the paper's table with them, and run nothing")
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -148,9 +150,54 @@ def format_table(scores: dict[str, dict]) -> str:
     return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in table)
 
 
+# Average greedy pass@1 over the four benchmarks as published; the base is Qwen2.5-Math-1.5B, trained on MATH.
+PAPER_BENCHMARKS = ("math500", "olympiadbench", "minerva", "aime24")
+PUBLISHED = {
+    "base (published, arXiv 2506.05183)": 19.0, "GRPO (published, arXiv 2506.05183)": 32.6,
+    "TreeRPO (published, arXiv 2506.05183)": 35.5, "GRPO (published, arXiv 2606.08346)": 32.7,
+    "TreeRPO (published, arXiv 2606.08346)": 35.6, "CATPO (published, arXiv 2606.08346)": 37.5,
+}  # fmt: skip
+
+
+def paper_table(folders: list[str]) -> tuple[str, str]:
+    """The paper's main table, greedy pass@1 in percent, as Markdown and as LaTeX: our rows, then the published ones.
+
+    Raises:
+        BadInput: a folder without scores.json.
+    """
+    rows = [["model", *PAPER_BENCHMARKS, "average", "mean length"]]
+    for folder in folders:
+        try:
+            scores = json.loads((Path(folder) / "scores.json").read_text())["scores"]
+        except (OSError, ValueError, KeyError) as error:
+            raise BadInput(f"--table {folder}: holds no scores.json of an evaluation ({first_line(error)})") from error
+        found = [scores.get(name) for name in PAPER_BENCHMARKS]
+        cells = [f"{100 * s['pass@1']['mean']:.1f} ± {100 * s['pass@1']['standard_error']:.1f}" if s else "not run"
+                 for s in found]  # fmt: skip
+        if all(found):
+            average = f"{100 * statistics.fmean(s['pass@1']['mean'] for s in found):.1f}"
+            length = f"{statistics.fmean(s['greedy_length'] for s in found):.0f}"
+        rows.append([Path(folder).name, *cells, *((average, length) if all(found) else ("not run", "not run"))])
+    rows += [[name, *["-"] * len(PAPER_BENCHMARKS), f"{score:.1f}", "-"] for name, score in PUBLISHED.items()]
+    lines = [" | ".join(row) for row in rows]
+    markdown = "\n".join(f"| {line} |" for line in [lines[0], "|".join(["---"] * len(rows[0])), *lines[1:]])
+    body = "\n".join(" & ".join(row).replace("±", "$\\pm$").replace("_", "\\_") + r" \\" for row in rows)
+    columns = "l" + "r" * (len(rows[0]) - 1)
+    return markdown + "\n", f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
+
+
 def main() -> None:
     flags = parse_flags(Flags, sys.argv[1:], __doc__)
+    if flags.table:
+        markdown, latex = paper_table(flags.table)
+        output = Path(flags.output_dir or "results")
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in (("paper_table.md", markdown), ("paper_table.tex", latex)):
+            write_whole(output / name, text)
+        print(f"{markdown}\nwritten to {output}/paper_table.md and paper_table.tex")
+        return
     check_least(flags, num_samples=0, max_new_tokens=1, num_shots=0, max_rows=1, grader_workers=1, seed=0)
+    launched_processes()
     accelerator = Accelerator()
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
     tokenizer, model = load_model(flags, device_dtype(flags.bf16, accelerator.device))
@@ -158,7 +205,7 @@ def main() -> None:
         try:
             model = PeftModel.from_pretrained(model, flags.adapter)
         except (OSError, ValueError, RuntimeError) as error:  # missing files, another base model's shapes
-            raise BadInput(f"--adapter {flags.adapter}: can't be loaded ({str(error).splitlines()[0]})") from error
+            raise BadInput(f"--adapter {flags.adapter}: can't be loaded ({first_line(error)})") from error
     model.to(accelerator.device)
     output = Path(flags.output_dir or f"results/eval-{Path(flags.adapter or flags.model_name_or_path).name}")
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:

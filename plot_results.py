@@ -1,20 +1,28 @@
-"""Draws runs: python plot_results.py results/RUN ...  (writes learning_curve.png, .svg and trees.html into each)"""
+"""Draws runs, and shows their trees.
+
+python plot_results.py results/RUN ...                   # learning_curve.png, .svg and trees.html into each
+python plot_results.py --trees results/RUN/trees.jsonl   # the tree viewer alone: trees.html beside it
+"""
 
 import argparse
 import html
 import json
+import statistics
 from pathlib import Path
 
 import matplotlib
 
 from cli import run
 from data.problems import BadInput
+from reward import extract_answer
 
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999"
+BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, GREY = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999",
+)  # fmt: skip
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -28,7 +36,7 @@ def smooth(values: list[float], window: int = 5) -> list[float]:
 
 
 def plot_run(run: Path) -> Path:
-    """Draws reward, length, signal and time of one run over its updates; returns the PNG's path.
+    """Draws accuracy, length, signal, rewards by depth, entropy and time over the updates; returns the PNG's path.
 
     Raises:
         BadInput: the folder holds no metrics.jsonl with an update in it.
@@ -40,7 +48,7 @@ def plot_run(run: Path) -> Path:
     if not updates:
         raise BadInput(f"{path}: no updates to draw; name the folder of a run")
     x = [row["update"] for row in updates]
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
 
     def line(ax, key: str, label: str, colour: str, scale: float = 1.0) -> None:
         points = [(u, scale * row[key]) for u, row in zip(x, updates) if row.get(key) is not None]
@@ -64,13 +72,22 @@ def plot_run(run: Path) -> Path:
     line(axes[0, 1], "completion_length", "mean over leaves", BLUE)
     axes[0, 1].set(title="Completion length", ylabel="tokens")
     axes[0, 1].set_ylim(bottom=0)
-    line(axes[1, 0], "kept_groups_share", "groups with signal", BLUE, 100)
-    line(axes[1, 0], "unfinished_share", "unfinished paths", ORANGE, 100)
-    axes[1, 0].set(title="Signal", ylabel="share [%]", xlabel="update", ylim=(0, 100))
+    line(axes[0, 2], "kept_groups_share", "groups with signal", BLUE, 100)
+    line(axes[0, 2], "unfinished_share", "unfinished paths", ORANGE, 100)
+    axes[0, 2].set(title="Signal", ylabel="share [%]", ylim=(0, 100))
+    depths = [key for key in updates[-1] if key.startswith("step_reward_depth_")]
+    for depth, colour in zip(depths, COLOURS * len(depths)):
+        line(axes[1, 0], depth, f"steps at depth {depth.rsplit('_', 1)[1]}", colour)
+    axes[1, 0].set(title="Step reward", ylabel="mean reward", ylim=(0, 1))
+    line(axes[1, 1], "entropy", "policy, sampled tokens", BLUE)
+    axes[1, 1].set(title="Entropy", ylabel="nats a token")
+    axes[1, 1].set_ylim(bottom=0)
     phases = ("sample", "grade", "update")
     seconds = [[row[f"seconds_{phase}"] for row in updates] for phase in phases]
-    axes[1, 1].stackplot(x, seconds, labels=phases, colors=(BLUE, PURPLE, GREEN), alpha=0.8)
-    axes[1, 1].set(title="Time of an update", ylabel="seconds", xlabel="update")
+    axes[1, 2].stackplot(x, seconds, labels=phases, colors=(BLUE, PURPLE, GREEN), alpha=0.8)
+    axes[1, 2].set(title="Time of an update", ylabel="seconds")
+    for ax in axes[1]:
+        ax.set_xlabel("update")
     for ax in axes.flat:
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8, loc="best")
@@ -82,70 +99,103 @@ def plot_run(run: Path) -> Path:
 
 
 STYLE = """body { font: 14px sans-serif; margin: 2em } details { margin-left: 1.2em; border-left: 1px solid #ccc }
-summary { padding: 2px 6px } code { white-space: pre-wrap } .figures { color: #555 }"""
+summary { padding: 2px 6px } summary:focus { outline: 2px solid #0072B2 } code { white-space: pre-wrap }
+.figures, .pruned { color: #767676 }"""
 
 
-def write_trees(run: Path, last: int = 30) -> Path:
-    """The tree viewer: the last sampled trees of a run as one HTML file, each step with its text, reward and advantage.
+def write_trees(path: Path, last: int = 30) -> Path:
+    """The tree viewer: the last trees of a trees.jsonl as one HTML file beside it, which needs no network; Tab, Enter
+    and a mouse fold it.
 
-    Steps are green by reward, bold where they are trained. Texts are escaped: model output is untrusted.
+    A step is blue where its advantage is positive and orange where it is negative, in grey letters where its group was
+    pruned; a leaf shows its answer and its grade. Texts are escaped: model output is untrusted.
     """
-    path = run / "trees.jsonl"
-    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(run.name)}</title><style>{STYLE}</style>"]
+    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(str(path))}</title><style>{STYLE}</style>"]
 
-    def add(nodes: list[dict], children: list[list[int]], i: int) -> None:
+    def add(nodes: list[dict], children: list[list[int]], i: int, before: str) -> None:
         node = nodes[i]
         figures = f"reward {node['reward']:.2f}, advantage {node['advantage']:+.2f}, {node['tokens']} tokens"
-        end = "" if children[i] else ", finished" if node["finished"] else ", cut off"
-        weight = "bold" if node["advantage"] else "normal"
-        parts.append(f"<details open><summary style='background: rgba(0,158,115,{0.6 * node['reward']:.2f})'>"
-                     f"<span class='figures'>{figures}{end}</span> "
-                     f"<code style='font-weight: {weight}'>{html.escape(node['text'])}</code></summary>")  # fmt: skip
+        if not children[i]:
+            answer = html.escape(str(extract_answer(before + node["text"])))
+            end = "finished" if node["finished"] else "cut off"
+            figures += f", {end}, answer <code>{answer}</code> {'✓' if node['reward'] else '✗'}"
+        kept = i == 0 or any(nodes[k]["advantage"] for k in children[node["parent"]])
+        colour = "0,114,178" if node["advantage"] > 0 else "213,94,0"
+        shade = f"background: rgba({colour},{min(abs(node['advantage']), 2) / 4:.2f})"
+        text = f"<code class='{'kept' if kept else 'pruned'}'>{html.escape(node['text'])}</code>"
+        parts.append(f"<details open><summary style='{shade}'><span class='figures'>{figures}</span> {text}</summary>")
         for child in children[i]:
-            add(nodes, children, child)
+            add(nodes, children, child, before + node["text"])
         parts.append("</details>")
 
     for record in read_lines(path)[-last:] if path.exists() else []:
         children: list[list[int]] = [[] for _ in record["nodes"]]
         for i, node in enumerate(record["nodes"][1:], 1):
             children[node["parent"]].append(i)
-        parts.append(f"<h3>update {record['update']}: {html.escape(record['problem'])}</h3>"
-                     f"<p>gold answer <code>{html.escape(record['answer'])}</code></p>")  # fmt: skip
-        add(record["nodes"], children, 0)
-    (run / "trees.html").write_text("\n".join(parts) + "\n")
-    return run / "trees.html"
+        parts.append(f"<details><summary><b>update {record['update']}: {html.escape(record['problem'])}</b>"
+                     f" (gold answer <code>{html.escape(record['answer'])}</code>)</summary>")  # fmt: skip
+        add(record["nodes"], children, 0, "")
+        parts.append("</details>")
+    viewer = path.with_suffix(".html")
+    viewer.write_text("\n".join(parts) + "\n")
+    return viewer
 
 
 def plot_arms(curves: dict[str, list[list[dict]]], path: Path) -> Path:
-    """Draws the evaluations of several arms, a band from the worst to the best seed; returns the path."""
+    """Draws the evaluations of several arms, lines from the worst to the best seed; returns the path.
+
+    Args:
+        curves: for each arm the points of every seed, as `run_ablations.curve` gives them.
+    """
     score = next(key for key in next(iter(curves.values()))[0][-1] if key.startswith("avg@"))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for (arm, runs), colour in zip(curves.items(), (BLUE, ORANGE, GREEN, PURPLE, GREY) * len(curves)):
-        for ax, x, y, scale in zip(
-            axes, ("update", "sampled_tokens", "update"), (score, score, "sampled_length"), (100, 100, 1)
-        ):
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    scales = {score: (100, "sampled pass@1 [%]"), "sampled_length": (1, "sampled length [tokens]")}
+    panels = [("update", score), ("sampled_tokens", score), ("seconds", score), ("update", "sampled_length")]
+    for (arm, runs), colour in zip(curves.items(), COLOURS * len(curves)):
+        for ax, (x, y) in zip(axes.flat, panels):
             xs = [sum(p[x] for p in points) / len(points) for points in zip(*runs)]
-            ys = [[scale * p[y] for p in points] for points in zip(*runs)]
+            ys = [[scales[y][0] * p[y] for p in points] for points in zip(*runs)]
             ax.plot(xs, [sum(values) / len(values) for values in ys], color=colour, marker="o", markersize=3, label=arm)
             ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=colour, alpha=0.15)
-    for ax, x, y in zip(
-        axes,
-        ("update", "sampled tokens", "update"),
-        ("sampled pass@1 [%]", "sampled pass@1 [%]", "sampled length [tokens]"),
-    ):
-        ax.set(xlabel=x, ylabel=y)
+        ends = [points[-1] for points in runs]
+        axes[1, 1].scatter([p["sampled_length"] for p in ends], [100 * p[score] for p in ends], color=colour, label=arm)
+    for ax, (x, y) in zip(axes.flat, [*panels, ("sampled length [tokens]", score)]):
+        ax.set(xlabel=x.replace("_", " "), ylabel=scales[y][1])
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    axes[1, 1].set_title("last update, a point a seed", fontsize=10)
+    ends = [[100 * points[-1][score] for points in runs] for runs in curves.values()]
+    means, halves = zip(*map(interval, ends))
+    axes[1, 2].barh(list(curves), means, xerr=halves, color=COLOURS, capsize=3)
+    axes[1, 2].invert_yaxis()
+    axes[1, 2].set(xlabel="sampled pass@1 at the last update [%]", xlim=(max(0, min(means) - 15), 100))
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
 
 
+T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, two-sided, for 1 to 9 degrees of freedom
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean over seeds and half the width of its 95 % interval (NaN for one seed)."""
+    if len(values) < 2:
+        return statistics.fmean(values), float("nan")
+    t = T_95[min(len(values) - 2, len(T_95) - 1)]
+    return statistics.fmean(values), t * statistics.stdev(values) / len(values) ** 0.5
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
-    for folder in parser.parse_args().runs:
-        print(plot_run(folder), write_trees(folder))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    parser.add_argument("--trees", nargs="*", type=Path, default=[], help="files trees.jsonl, for the viewer alone")
+    args = parser.parse_args()
+    if missing := [path for path in args.trees if not path.is_file()]:
+        raise BadInput(f"--trees {missing[0]}: no such file")
+    for folder in args.runs:
+        print(plot_run(folder))
+    for path in [*(folder / "trees.jsonl" for folder in args.runs), *args.trees]:
+        print(write_trees(path))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Runs a grid of arms and seeds and compares them: python run_ablations.py recipes/ablations/main.yaml --seeds 5
 
-The YAML names a base recipe (`extends`), flags that all arms share (`common`) and each arm's own (`arms`). A finished
-run is not run again and a killed one resumes from its checkpoint, so the same command continues a sweep. A failed arm
-is named and does not stop the others. Writes table.md, results.json and curves.png into results/ablations/NAME.
+The YAML names a base recipe (`extends`) and each arm's own flags (`arms`). Runs lie in results/ablations/runs by a
+digest of their flags: arms that sweeps share are run once, a finished run is not run again, and a killed one resumes
+from its checkpoint, so that the same command continues a sweep. A failed arm is named and does not stop the others.
+Writes table.md, results.json and curves.png into results/ablations/NAME.
 """
 
 import argparse
+import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,21 +21,19 @@ from tqdm import tqdm
 from checkpoint import checkpoints
 from cli import ROOT, run
 from data.problems import BadInput
-from plot_results import plot_arms, read_lines
+from plot_results import interval, plot_arms, read_lines
 
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, two-sided, for 1 to 9 degrees of freedom
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean over seeds and half the width of its 95 % interval (NaN for one seed)."""
-    if len(values) < 2:
-        return statistics.fmean(values), float("nan")
-    t = T_95[min(len(values) - 2, len(T_95) - 1)]
-    return statistics.fmean(values), t * statistics.stdev(values) / len(values) ** 0.5
+RUNS = Path("results/ablations/runs")
 
 
-def run_arm(folder: Path, base: Path, flags: dict, threads: int) -> str | None:
+def run_folder(base: Path, flags: dict) -> Path:
+    settings = json.dumps([base.read_text(), flags], sort_keys=True)
+    return RUNS / f"{hashlib.sha256(settings.encode()).hexdigest()[:10]}-seed{flags['seed']}"
+
+
+def run_arm(base: Path, flags: dict, threads: int) -> str | None:
     """Trains one arm and seed in its own process; returns why it failed, or None."""
+    folder = run_folder(base, flags)
     if (folder / "adapter").exists():
         return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,32 +67,49 @@ def curve(folder: Path) -> list[dict]:
     return points
 
 
-def at_tokens(points: list[dict], budget: float) -> dict:
-    """The point of a curve at `budget` sampled tokens, linear between the evaluations on either side."""
-    after = next(i for i, p in enumerate(points) if p["sampled_tokens"] >= budget)
+def point_at(points: list[dict], key: str, budget: float) -> dict:
+    """The point of a curve where `key` reaches `budget`, linear between the evaluations on either side."""
+    after = next(i for i, p in enumerate(points) if p[key] >= budget)
     if after == 0:
         return points[0]
     low, high = points[after - 1], points[after]
-    share = (budget - low["sampled_tokens"]) / (high["sampled_tokens"] - low["sampled_tokens"])
-    return {key: low[key] + share * (high[key] - low[key]) for key in low}
+    share = (budget - low[key]) / (high[key] - low[key])
+    return {name: low[name] + share * (high[name] - low[name]) for name in low}
 
 
 def table(curves: dict[str, list[list[dict]]], choose) -> str:
-    """Markdown: an arm a row, mean and 95 % interval over seeds of the point that `choose` takes from each curve."""
-    first = next(iter(curves.values()))[0][-1]
-    columns = [key for key in first if key not in ("n", "update", "seconds", "sampled_tokens", "trained_tokens")]
-    columns += ["update", "sampled_tokens", "trained_tokens", "seconds"]
-    lines = ["| arm | seeds | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 2)]
+    """Markdown: an arm a row, mean and 95 % interval over seeds of the point that `choose` takes from each curve, and
+    of the differences to the first arm's, seed by seed."""
+    first = [choose(points) for points in next(iter(curves.values()))]
+    totals = ("update", "sampled_tokens", "trained_tokens", "seconds")
+    columns = [key for key in first[0] if key not in ("n", *totals)] + list(totals)
+    score = next(key for key in columns if key.startswith("avg@"))
+    lines = ["| arm | seeds | " + " | ".join([*columns, f"{score} over the first arm"]) + " |"]
+    lines.append("|" + "---|" * (len(columns) + 3))
     for arm, runs in curves.items():
-        cells = []
+        chosen, cells = [choose(points) for points in runs], []
         for key in columns:
-            mean, half = interval([choose(points)[key] for points in runs])
+            mean, half = interval([point[key] for point in chosen])
             share = "@" in key or key.endswith("unfinished")
             digits = 0 if mean >= 1000 else 1
             numbers = f"{mean:,.{digits}f} ± {half:,.{digits}f}"
             cells.append(f"{100 * mean:.1f} ± {100 * half:.1f} %" if share else numbers)
+        mean, half = interval([100 * (mine[score] - other[score]) for mine, other in zip(chosen, first)])
+        cells.append(f"{mean:+.1f} ± {half:.1f}")
         lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def report(sweep: str, curves: dict[str, list[list[dict]]]) -> str:
+    """The tables of a sweep: at the last update, and at as many sampled tokens and seconds as every run reached."""
+    seeds = max(map(len, curves.values()))
+    parts = [f"Mean and 95 % interval over seeds. Command: `python run_ablations.py {sweep} --seeds {seeds}`"]
+    parts += ["At the last update:", table(curves, lambda points: points[-1])]
+    for key in ("sampled_tokens", "seconds"):
+        budget = min(points[-1][key] for runs in curves.values() for points in runs)
+        parts.append(f"At equal {key.replace('_', ' ')} ({budget:,.0f}), linear between evaluations:")
+        parts.append(table(curves, lambda points, key=key, budget=budget: point_at(points, key, budget)))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -107,36 +123,27 @@ def main() -> None:
         arms, base = sweep["arms"], args.sweep.parent / sweep["extends"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise BadInput(f"{args.sweep}: not a sweep with `extends` and `arms` ({error})") from error
-    output = Path("results/ablations") / args.sweep.stem
+    output = RUNS.parent / args.sweep.stem
     grid = [(arm, seed) for seed in range(args.seeds) for arm in arms]
+    flags = {(arm, seed): {**(arms[arm] or {}), "seed": seed} for arm, seed in grid}
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-
-    def one(place: tuple[str, int]) -> str | None:
-        arm, seed = place
-        flags = {**(sweep.get("common") or {}), **(arms[arm] or {}), "seed": seed}
-        return run_arm(output / f"{arm}-seed{seed}", base, flags, threads)
-
     with ThreadPoolExecutor(args.jobs) as pool:
-        failures = dict(zip(grid, tqdm(pool.map(one, grid), total=len(grid), desc=args.sweep.stem, unit="run")))
+        runs = pool.map(lambda place: run_arm(base, flags[place], threads), grid)
+        failures = dict(zip(grid, tqdm(runs, total=len(grid), desc=args.sweep.stem, unit="run")))
+    curves = {arm: [] for arm in arms}
     for (arm, seed), reason in failures.items():
         if reason:
             print(f"failed: {arm}, seed {seed}: {reason}", file=sys.stderr)
-    curves = {
-        arm: [curve(output / f"{arm}-seed{s}") for a, s in grid if a == arm and not failures[a, s]] for arm in arms
-    }
+        else:
+            curves[arm].append(curve(run_folder(base, flags[arm, seed])))
     curves = {arm: points for arm, points in curves.items() if points}
     if not curves:
-        raise BadInput(f"{args.sweep}: every run failed; see {output}/*/log.txt")
-    budget = min(points[-1]["sampled_tokens"] for runs in curves.values() for points in runs)
-    text = "\n\n".join([
-        f"Mean and 95 % interval over seeds. Command: `python run_ablations.py {args.sweep} --seeds {args.seeds}`",
-        "At the last update:", table(curves, lambda points: points[-1]),
-        f"At equal sampled tokens ({budget:,}), linear between evaluations:",
-        table(curves, lambda points: at_tokens(points, budget)),
-    ])  # fmt: skip
-    (output / "table.md").write_text(text + "\n")
+        raise BadInput(f"{args.sweep}: every run failed; see {RUNS}/*/log.txt")
+    text = report(str(args.sweep), curves)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "table.md").write_text(text)
     (output / "results.json").write_text(json.dumps(curves, indent=1) + "\n")
-    print(f"{text}\n\nwritten to {output}/table.md, results.json and {plot_arms(curves, output / 'curves.png')}")
+    print(f"{text}\nwritten to {output}/table.md, results.json and {plot_arms(curves, output / 'curves.png')}")
 
 
 if __name__ == "__main__":

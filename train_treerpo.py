@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 from accelerate.utils import gather_object, set_seed
 from peft import LoraConfig, get_peft_model
@@ -38,8 +38,19 @@ import budget
 import eval_math
 import plot_results
 from advantage import ESTIMATORS, SCALES, step_rewards
-from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, save_checkpoint, write_config
-from cli import ROOT, TINY_BASE, ModelAndDataFlags, check_least, device_dtype, flag, load_model, parse_flags, run
+from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
+from cli import (
+    ROOT,
+    TINY_BASE,
+    ModelAndDataFlags,
+    check_least,
+    device_dtype,
+    flag,
+    launched_processes,
+    load_model,
+    parse_flags,
+    run,
+)
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
@@ -69,10 +80,11 @@ class Flags(ModelAndDataFlags):
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
     advantage: Literal[tuple(ESTIMATORS)] = flag(
-        "treerpo", "treerpo by siblings, path_share by paths too, grpo by leaves"
+        "treerpo", "treerpo: by siblings; path_share: also by paths; grpo, tree_grpo: by leaves; treerl"
     )
     scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
     prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")
+    grade_noise: float = flag(0.0, "share of grades turned round at random, to study a verifier that errs")
     # Update
     max_steps: int = flag(100, "updates")
     prompts_per_step: int = flag(16, "prompts in an update, over all processes")
@@ -106,7 +118,7 @@ class Flags(ModelAndDataFlags):
     max_new_tokens: int | None = flag(None, "longest completion in evaluations; default depth * step_tokens")
 
 
-def check_flags(flags: Flags, processes: int) -> None:
+def check_flags(flags: Flags, count: int) -> None:
     """Raises BadInput for values that no run can have; also brings `branching` and `depth` together."""
     if len(flags.branching) > 1:
         flags.depth = len(flags.branching)
@@ -116,13 +128,14 @@ def check_flags(flags: Flags, processes: int) -> None:
     check_least(
         flags, branching=2, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
         max_steps=1, max_bad_updates=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0,
+        grade_noise=0,
         lora_r=1, seed=0, logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1,
         num_samples=0, max_new_tokens=1, num_shots=0,
     )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
         raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
-    if flags.prompts_per_step % processes:
-        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
+    if flags.prompts_per_step % count:
+        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {count} processes")
     if flags.beta and not flags.use_peft:
         raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
@@ -147,7 +160,14 @@ def timed(seconds: dict[str, float], phase: str):
 
 
 def sample_and_grade(
-    sampler, prompts: list[list[int]], seeds: list[int], answers: list[str], grader: Grader, to_text, seconds: dict
+    sampler,
+    prompts: list[list[int]],
+    seeds: list[int],
+    answers: list[str],
+    grader: Grader,
+    to_text,
+    seconds: dict,
+    noise: float = 0.0,
 ) -> tuple[list[Tree], list[torch.Tensor]]:
     """Phases 1 and 2: a tree a prompt, and its leaf rewards [nodes]: 1 or 0 at leaves, NaN elsewhere.
 
@@ -162,7 +182,9 @@ def sample_and_grade(
     with timed(seconds, "grade"):
         rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
         for i, values in enumerate(rewards):
-            values[trees[i].leaves()] = torch.tensor(grades[i].result())
+            found = torch.tensor(grades[i].result())  # [leaves]
+            turned = torch.from_numpy(np.random.default_rng(seeds[i]).random(len(found)) < noise)
+            values[trees[i].leaves()] = torch.where(turned, 1 - found, found)
     return [trees[i] for i in range(len(prompts))], rewards
 
 
@@ -245,6 +267,8 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
                 flags.max_pack_tokens //= 2
                 logger.warning("out of memory: going on with --max_pack_tokens %d", flags.max_pack_tokens)
                 batch = None
+            except ValueError as error:  # of `pack`, once halved too far
+                raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing") from error
             if batch is None:
                 torch.cuda.empty_cache()
         sums, largest = found
@@ -291,12 +315,6 @@ def load_prompts(flags: Flags, tokenizer, template: str | None) -> tuple[list[di
     return [problems[i] for i in kept], [prompts[i] for i in kept]
 
 
-def demo_by_default(argv: list[str]) -> str | None:
-    """A call that names neither a config nor a model is the demo."""
-    named = any(word.replace("-", "_").startswith("__model_name_or_path") for word in argv)
-    return None if named else str(ROOT / "recipes" / "demo.yaml")
-
-
 def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
     """The model with its adapter on the device, the sampler, the optimizer and the schedule, all checked."""
     try:
@@ -325,8 +343,8 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo_by_default)
-    dtype = device_dtype(flags.bf16, PartialState().device)
+    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo=ROOT / "recipes" / "demo.yaml")
+    dtype = device_dtype(flags.bf16, launched_processes().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")
     check_flags(flags, accelerator.num_processes)
@@ -341,7 +359,8 @@ def main() -> None:
     if flags.dry_run:
         return
     output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}")
-    done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags) if checkpoint else 0
+    rank = accelerator.process_index
+    done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags, rank) if checkpoint else 0
     metrics_file, trees_file = output / "metrics.jsonl", output / "trees.jsonl"
     accelerator.wait_for_everyone()  # nobody looks for another run's config.yaml once this one's is written
     if accelerator.is_main_process:
@@ -374,12 +393,12 @@ def main() -> None:
             evaluate(done)
         for update in range(done + 1, flags.max_steps + 1):
             seconds: dict[str, float] = {}
-            first = (update - 1) * flags.prompts_per_step + accelerator.process_index * share
+            first = (update - 1) * flags.prompts_per_step + rank * share
             chosen = prompt_order(len(prompts), first, first + share, flags.seed)
             seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]  # whoever samples the tree
             trees, leaf_rewards = sample_and_grade(  # 1. and 2.
                 sampler, [prompts[i] for i in chosen], seeds, [problems[i]["answer"] for i in chosen], grader,
-                lambda ids: completion_text(tokenizer, ids, template, flags.num_shots), seconds,
+                lambda ids: completion_text(tokenizer, ids, template, flags.num_shots), seconds, flags.grade_noise,
             )  # fmt: skip
             rewards, advantages = credit(trees, leaf_rewards, flags)  # 3.
             with timed(seconds, "update"):  # 4.
@@ -403,9 +422,7 @@ def main() -> None:
             bar.update()
             bad_updates = bad_updates + 1 if "bad_update" in row else 0
             if bad_updates:  # kept for inspection
-                torch.save(
-                    [vars(tree) for tree in trees], output / f"bad_update-{update}-{accelerator.process_index}.pt"
-                )
+                torch.save([vars(tree) for tree in trees], output / f"bad_update-{update}-{rank}.pt")
                 logger.warning("update %d skipped: its gradient is not finite; its trees are in %s", update, output)
             if bad_updates == flags.max_bad_updates:
                 raise BadInput(f"--max_bad_updates: {bad_updates} gradients in a row were not finite; look at {output}/"
@@ -413,9 +430,9 @@ def main() -> None:
             last = update == flags.max_steps
             stopping = bool(accelerator.reduce(torch.tensor(float(stop.asked), device=accelerator.device), "sum"))
             if stopping or (flags.save_steps and (update % flags.save_steps == 0 or last)):  # before evaluating
-                accelerator.wait_for_everyone()
+                states = gather_object([random_states()])
                 if accelerator.is_main_process:
-                    save_checkpoint(output, update, model, optimizer, scheduler, flags)
+                    save_checkpoint(output, update, model, optimizer, scheduler, flags, states)
             if stopping:
                 stop.leave(f"update {update} is saved; go on by the same command with --output_dir {output} "
                            "--resume_from_checkpoint")  # fmt: skip
@@ -429,7 +446,7 @@ def main() -> None:
 
 def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
     """What was gained, where everything lies and what to run next."""
-    curve, viewer = plot_results.plot_run(output), plot_results.write_trees(output)
+    curve, viewer = plot_results.plot_run(output), plot_results.write_trees(output / "trees.jsonl")
     evaluations = [row for row in plot_results.read_lines(output / "metrics.jsonl") if "evaluation" in row]
     if len(evaluations) > 1:
         print(f"\nBefore and after {flags.max_steps} updates:")

@@ -5,7 +5,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests ask nothing of the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from contextlib import suppress
+import subprocess
+from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -22,6 +24,37 @@ VOCABULARY = 100
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "gemma3": Gemma3TextConfig}
 
 torch.set_num_threads(2)
+TRIED, SURVIVED = Counter(), Counter()
+
+
+@contextmanager
+def fault(name: str, times: int = 1):
+    """Counts what is tried and, where the test holds, survived: the table of `make faults`."""
+    TRIED[name] += times
+    yield
+    SURVIVED[name] += times
+
+
+def pytest_terminal_summary(terminalreporter):
+    if "KILLS" in os.environ:
+        terminalreporter.write_line("\n| fault | tried | survived |\n|---|---|---|")
+        for name, times in TRIED.items():
+            terminalreporter.write_line(f"| {name} | {times:,} | {SURVIVED[name]:,} |")
+
+
+# A user, network and mount namespace of one's own: for other machines and other disks. Not permitted everywhere.
+NAMESPACES = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
+
+
+@pytest.fixture(scope="session")
+def namespaces():
+    try:
+        permitted = subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        permitted = False
+    if not permitted:
+        pytest.skip("namespaces are not permitted here")
+    return NAMESPACES
 
 
 def random_model(family: str, scale: float = 8.0, **settings):

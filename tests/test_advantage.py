@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from advantage import SCALES, group_statistics, leaf_advantages, path_share_advantages, sibling_advantages, step_rewards
+from advantage import (
+    SCALES,
+    group_statistics,
+    leaf_advantages,
+    path_share_advantages,
+    sibling_advantages,
+    step_rewards,
+    tree_grpo_advantages,
+    treerl_advantages,
+)
 
 NAN = math.nan
 # root 0 -> 1, 2, 3; 1 -> 4, 5; 4 -> 6, 7. Leaves: 2, 3, 5, 6, 7.
@@ -86,6 +95,30 @@ def test_leaf_advantages_against_a_slow_version(seed):
         expected.append((mean - np.mean(values)) / np.std(values) if node else 0.0)
     rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
     assert leaf_advantages(rewards, torch.tensor(parent)).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tree_grpo_against_a_slow_version(seed):
+    parent, leaves = random_case(seed)
+    ends = [i for i in range(40) if i not in parent]
+
+    def among(end, others):
+        values = [leaves[e] for e in others]
+        return (leaves[end] - np.mean(values)) / np.std(values) if np.std(values) > 1e-9 else 0.0
+
+    def both(end):
+        tree = [e for e in ends if ancestry(parent, e)[-2] == ancestry(parent, end)[-2]]
+        return among(end, tree) + among(end, ends)
+
+    expected = [np.mean([both(e) for e in ends if node in ancestry(parent, e)]) for node in range(1, 40)]
+    rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
+    assert tree_grpo_advantages(rewards, torch.tensor(parent)).tolist() == pytest.approx([0.0, *expected])
+
+
+def test_treerl_by_hand():
+    # over the root 0, -.5, .5, .5, -.5, .5, .5; over the parent 0, -.5, .5, .5, -.5, 0, 0; leaves 3, 1, 1, 2, 1, 1, 1
+    found = treerl_advantages(torch.tensor(REWARDS), PARENT)
+    assert found.tolist() == pytest.approx([0, 0, -1, 1, 1 / math.sqrt(2), -1, 0.5, 0.5])
 
 
 def ancestry(parent, node):

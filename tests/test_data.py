@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 
 import pytest
 from conftest import REAL_DATA
@@ -28,15 +29,14 @@ def test_arithmetic_splits_are_disjoint_and_right():
 
 
 def test_the_base_never_reads_a_train_or_test_problem():
-    import random
-
-    from data.make_tiny_base import write_text
+    from data.make_tiny_base import write_drill, write_solution
 
     rng = random.Random(0)
-    for _ in range(3000):
-        problem = write_text(rng, 0.3, (9, 99), 0.0)[0].strip()
-        # Expressions of two terms are drills, and no train or test problem is so short.
-        assert len(arithmetic.operators(problem)) == 1 or arithmetic.split_of(problem) == "base"
+    for _ in range(2000):
+        problem = arithmetic.sample_problem(rng, rng.randint(2, 7), "base")
+        assert arithmetic.split_of(problem) == "base" and write_solution(problem, rng).endswith("}")
+        drill, text = write_drill(rng)  # of two terms, and no train or test problem is so short
+        assert len(arithmetic.operators(drill)) == 1 and text.split("\n")[0] == arithmetic.solve(drill)
     assert all(len(arithmetic.operators(row["problem"])) >= 4 for row in load_problems("arithmetic", "train"))
 
 

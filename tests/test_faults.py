@@ -6,6 +6,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,8 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import ROOT, grading_workers
-from test_scripts import adapter, read, refused, untimed, words
+from conftest import ROOT, fault, grading_workers
+from test_scripts import TWO_PROCESSES, adapter, read, refused, untimed, words
 
 import train_treerpo
 from reward import Grader
@@ -25,19 +27,6 @@ WORKER_KILLS = int(os.environ.get("WORKER_KILLS", 6))
 HOSTILE = int(os.environ.get("HOSTILE", 600))
 FLAGS = dict(max_steps=6, save_steps=1, eval_steps=3, num_samples=1)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-SURVIVED: dict[str, list[int]] = {}
-
-
-def survived(fault: str) -> None:
-    SURVIVED.setdefault(fault, []).append(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def summary():
-    yield
-    print("\n| fault | survived |\n|---|---|")
-    for fault, times in SURVIVED.items():
-        print(f"| {fault} | {len(times)} |")
 
 
 def start(output, *more):
@@ -71,26 +60,25 @@ def wait_for_updates(output, count, run):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT][: 1 if KILLS < 3 else 2])
 def test_a_signal_saves_and_says_how_to_go_on(number, whole, tmp_path):
     output = tmp_path / "run"
-    run = start(output, "--save_steps", 0)
-    wait_for_updates(output, 2, run)
-    run.send_signal(number)
-    _, printed = run.communicate(timeout=60)
-    assert run.returncode == 128 + number and "stopping after this update" in printed and "Traceback" not in printed
-    assert f"--output_dir {output} --resume_from_checkpoint" in printed
-    assert len(list((output / "checkpoints").iterdir())) == 1
-    run = start(output, "--save_steps", 0, "--resume_from_checkpoint")
-    assert run.wait() == 0, run.stderr.read()[-2000:]
-    assert_same_run(output, whole[0])
-    survived(f"signal {number.name}")
+    with fault(f"{number.name} in training: saved, resumed to the same adapter"):
+        run = start(output, "--save_steps", 0)
+        wait_for_updates(output, 2, run)
+        run.send_signal(number)
+        _, printed = run.communicate(timeout=60)
+        assert run.returncode == 128 + number and "stopping after this update" in printed and "Traceback" not in printed
+        assert f"--output_dir {output} --resume_from_checkpoint" in printed
+        assert len(list((output / "checkpoints").iterdir())) == 1
+        run = start(output, "--save_steps", 0, "--resume_from_checkpoint")
+        assert run.wait() == 0, run.stderr.read()[-2000:]
+        assert_same_run(output, whole[0])
 
 
 def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
     """SIGKILL anywhere: start-up, sampling, saving, evaluating. Each attempt goes on from the newest checkpoint."""
-    rng, output, kills = random.Random(0), tmp_path / "run", 0
-    attempt = 0
+    rng, kills, attempt = random.Random(0), 0, 0
     while kills < KILLS:
         attempt += 1
-        output = tmp_path / f"run{attempt}"
+        output, before = tmp_path / f"run{attempt}", kills
         while True:
             resume = ["--resume_from_checkpoint"] if list(output.glob("checkpoints/step-*[0-9]")) else []
             if not resume and output.exists():
@@ -104,26 +92,39 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
                 run.kill()
                 run.wait()
                 kills += 1
-        assert run.returncode == 0, run.stderr.read()[-2000:]
-        assert_same_run(output, whole[0])
-    for _ in range(kills):
-        survived("SIGKILL of training at a random moment, resumed to the same adapter")
+        with fault("SIGKILL at a random moment of a run: resumed to the same adapter", kills - before):
+            assert run.returncode == 0, run.stderr.read()[-2000:]
+            assert_same_run(output, whole[0])
+
+
+def test_a_dead_rank_ends_the_others(tmp_path):
+    flags = [*words(tmp_path / "run", **FLAGS | dict(max_steps=500, eval_steps=0)), "--benchmarks", "arithmetic[:6]"]
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = list(map(str, [*TWO_PROCESSES, *flags]))
+    with fault("SIGKILL of one rank: the others end within a minute, the rank is named"):
+        launch = subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, **pipes)
+        wait_for_updates(tmp_path / "run", 1, launch)
+        family = psutil.Process(launch.pid).children(recursive=True)
+        ranks = [p for p in family if "RANK" in p.environ() and "train_treerpo.py" in p.cmdline()]
+        assert len(ranks) == 2
+        next(p for p in ranks if p.environ()["RANK"] == "1").kill()
+        _, printed = launch.communicate(timeout=60)
+        assert launch.returncode != 0 and "rank      : 1" in printed and "Signal 9" in printed
+        assert not any(p.is_running() for p in ranks)
 
 
 def test_worker_kills_lose_no_grade():
     numbers = range(2, 2 + 120 * WORKER_KILLS)
     texts, golds = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in numbers], [rf"{n}\sqrt{{3}}" for n in numbers]
     rng, killed = random.Random(0), 0
-    with Grader(timeout=20.0) as grader:
+    with fault("SIGKILL of a grading worker: no grade lost", WORKER_KILLS), Grader(timeout=20.0) as grader:
         pending = grader.submit(texts, golds)
         while killed < WORKER_KILLS and not pending.done():
             time.sleep(rng.uniform(0.1, 0.5))
             if workers := grading_workers():
                 rng.choice(workers).kill()
                 killed += 1
-        assert all(pending.result()) and killed
-    for _ in range(killed):
-        survived("SIGKILL of a grading worker, no grade lost")
+        assert all(pending.result()) and killed == WORKER_KILLS
 
 
 LATEX = r"""\boxed{ \frac{ \sqrt{ } { ( ) [ ] \{ \} ^ _ + - * / = < > \le \cup , ; | ! ' $ \text{ \pm \sum \int \infty
@@ -141,15 +142,14 @@ def test_hostile_completions(tmp_path, monkeypatch):
         body = "".join(rng.choices(PIECES, k=rng.choice((3, 10, 40)))) * rng.choice((1, 1, 1, 20))
         texts.append(rng.choice((body, rf"\boxed{{{body}}}", f"#### {body}")))
     memory = psutil.Process().memory_info().rss
-    with Grader(workers=2, timeout=1.0) as grader:
+    name = "hostile completion: graded in time, nothing run, memory flat"
+    with fault(name, HOSTILE), Grader(workers=2, timeout=1.0) as grader:
         for first in range(0, len(texts), 500):
             grader.grade_batch(texts[first : first + 500], rng.choices(golds, k=len(texts[first : first + 500])))
         assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [1.0, 0.0]
         print(dict(grader.stats))
-    assert psutil.Process().memory_info().rss - memory < 200 * 2**20
-    assert list(tmp_path.iterdir()) == []
-    for _ in texts:
-        survived("hostile completion graded, no crash, no hang, nothing run")
+        assert psutil.Process().memory_info().rss - memory < 200 * 2**20
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_gradients_that_are_not_finite_are_skipped_and_then_stop_the_run(tmp_path, monkeypatch, capsys, caplog):
@@ -162,52 +162,78 @@ def test_gradients_that_are_not_finite_are_skipped_and_then_stop_the_run(tmp_pat
     monkeypatch.setattr(train_treerpo, "policy_loss", sometimes_nan)
     changes = dict(max_steps=3, branching=4, prompts_per_step=8, save_steps=0, max_pack_tokens=2048, learning_rate=1e-3)
     bad = {1}
-    sys.argv = ["train_treerpo.py", *words(tmp_path / "one", **changes)]
-    train_treerpo.main()
-    rows = read(tmp_path / "one" / "metrics.jsonl")
-    skipped = [row["update"] for row in rows if row.get("bad_update")]
-    assert len(skipped) == 1 and all(torch.isfinite(v).all() for v in adapter(tmp_path / "one").values())
-    assert (tmp_path / "one" / f"bad_update-{skipped[0]}-0.pt").exists() and "its gradient is not finite" in caplog.text
-    bad = set(range(1, 1000))
-    argv = [*words(tmp_path / "all", **changes, max_bad_updates=2)]
-    assert "2 gradients in a row were not finite" in refused(train_treerpo.main, argv, capsys)
-    survived("gradient that is not finite")
+    with fault("gradient that is not finite: skipped, kept, and a stop after several"):
+        sys.argv = ["train_treerpo.py", *words(tmp_path / "one", **changes)]
+        train_treerpo.main()
+        rows = read(tmp_path / "one" / "metrics.jsonl")
+        skipped = [row["update"] for row in rows if row.get("bad_update")]
+        assert len(skipped) == 1 and all(torch.isfinite(v).all() for v in adapter(tmp_path / "one").values())
+        assert (tmp_path / "one" / f"bad_update-{skipped[0]}-0.pt").exists() and "is not finite" in caplog.text
+        bad = set(range(1, 1000))
+        argv = [*words(tmp_path / "all", **changes, max_bad_updates=2)]
+        assert "2 gradients in a row were not finite" in refused(train_treerpo.main, argv, capsys)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
-    """The second checkpoint can't be written, as on a full disk: the first one stays and the run resumes from it."""
-    save, count = torch.save, []
+DISKS = """
+set -u
+mount -t tmpfs -o size=$2 tmpfs $1
+shift 2
+"$@"; echo "full: $?"; ls $0/run/checkpoints
+mount -o remount,size=64m,ro $0
+"$@" --resume_from_checkpoint; echo "read-only: $?"
+mount -o remount,rw $0
+"$@" --resume_from_checkpoint; echo "roomy: $?"
+cp -r $0/run/adapter $0/run/metrics.jsonl $COPY
+"""
 
-    def full(state, path):
-        count.append(path)
-        if len(count) > 2:
-            raise OSError(28, "No space left on device")
-        save(state, path)
 
-    monkeypatch.setattr(torch, "save", full)
-    argv = words(tmp_path, max_steps=2, save_steps=1)
-    said = refused(train_treerpo.main, argv, capsys)
-    assert "step-000002: can't be written" in said and "No space left on device" in said
-    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*[0-9]")] == ["step-000001"]
-    monkeypatch.setattr(torch, "save", save)
-    sys.argv = ["train_treerpo.py", *argv, "--resume_from_checkpoint"]
-    train_treerpo.main()
-    assert [row["update"] for row in read(tmp_path / "metrics.jsonl") if "reward" in row] == [1, 2]
-    survived("full disk while saving")
+def test_a_full_disk_and_a_read_only_one(whole, tmp_path, namespaces):
+    """On a disk of its own: the third checkpoint finds no room, a resume no right to write, and then all is well."""
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    disk.mkdir()
+    copy.mkdir()
+    each = sum(path.stat().st_size for path in (whole[0] / "checkpoints" / "step-000006").iterdir())
+    flags = [*words(disk / "run", **FLAGS), "--benchmarks", "arithmetic[:6]"]
+    command = [
+        *namespaces,
+        "bash",
+        "-c",
+        DISKS,
+        disk,
+        disk,
+        int(2.6 * each),
+        sys.executable,
+        "train_treerpo.py",
+        *flags,
+    ]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with fault("full disk, then a read-only one: a clear line, resumed to the same adapter"):
+        environment = {**ENVIRONMENT, "COPY": str(copy)}
+        printed = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, **pipes).stdout
+        assert "Traceback" not in printed and "full: 2" in printed and " MiB were free" in printed
+        assert re.search("step-00000[0-9]: can't be written .*; the checkpoints before it are kept", printed)
+        assert "step-000001\n" in printed or "step-000002\n" in printed
+        assert "read-only: 2" in printed and "Read-only file system" in printed and "roomy: 0" in printed
+        assert_same_run(copy, whole[0])
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(whole, tmp_path, capsys):
-    import shutil
+    def truncated(content):
+        return content[: len(content) // 2]
+
+    def tampered(content):
+        return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
 
     for name in ("optimizer.pt", "adapter_model.safetensors", "trainer_state.json", "rng.pt"):
-        output = tmp_path / name
-        shutil.copytree(whole[0], output)
-        newest = output / "checkpoints" / "step-000006"
-        content = (newest / name).read_bytes()
-        (newest / name).write_bytes(content[: len(content) // 2])
-        argv = [*words(output, **FLAGS), "--benchmarks", "arithmetic[:6]", "--resume_from_checkpoint", newest]
-        assert "step-000006: not a complete checkpoint" in refused(train_treerpo.main, argv, capsys)
-        survived("truncated checkpoint file, refused by name")
+        for damage in (truncated, tampered)[: 1 + (name == "adapter_model.safetensors")]:
+            output = tmp_path / f"{name}-{damage.__name__}"
+            shutil.copytree(whole[0], output)
+            newest = output / "checkpoints" / "step-000006"
+            (newest / name).write_bytes(damage((newest / name).read_bytes()))
+            argv = [*words(output, **FLAGS), "--benchmarks", "arithmetic[:6]", "--resume_from_checkpoint", newest]
+            with fault("truncated or tampered checkpoint: refused by name, the one before is offered"):
+                said = refused(train_treerpo.main, argv, capsys)
+                assert "step-000006: not a complete checkpoint" in said and said.endswith("step-000005")
 
 
 def test_metrics_are_plain_json(whole):

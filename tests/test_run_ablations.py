@@ -23,37 +23,48 @@ def test_points_at_equal_tokens_lie_between_evaluations():
     points = [
         {"sampled_tokens": t, "avg@2": a, "update": u} for t, a, u in ((0, 0.2, 0), (100, 0.4, 5), (300, 0.8, 10))
     ]
-    assert run_ablations.at_tokens(points, 200) == {"sampled_tokens": 200, "avg@2": pytest.approx(0.6), "update": 7.5}
-    assert run_ablations.at_tokens(points, 300) == points[2] and run_ablations.at_tokens(points, 0) == points[0]
+    middle = run_ablations.point_at(points, "sampled_tokens", 200)
+    assert middle == {"sampled_tokens": 200, "avg@2": pytest.approx(0.6), "update": 7.5}
+    assert [run_ablations.point_at(points, "sampled_tokens", t) for t in (300, 0)] == [points[2], points[0]]
+
+
+def test_differences_are_taken_seed_by_seed():
+    def point(score):
+        return {"update": 1, "sampled_tokens": 10, "trained_tokens": 5, "seconds": 1.0, "avg@2": score}
+
+    curves = {"a": [[point(0.2)], [point(0.6)]], "b": [[point(0.3)], [point(0.7)]]}
+    rows = run_ablations.table(curves, lambda points: points[-1]).splitlines()
+    assert rows[2].endswith("| +0.0 ± 0.0 |") and rows[3].endswith("| +10.0 ± 0.0 |")
 
 
 def test_a_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**SMALL, "max_steps": 2, "save_steps": 1}))
-    sweep = {
-        "extends": "base.yaml",
-        "common": {"eval_steps": 1, "benchmarks": ["arithmetic[:4]"], "num_samples": 2},
-        "arms": {"tree": {"branching": [3, 2]}, "flat": {"branching": 4, "depth": 1}, "broken": {"learning_rate": -1}},
-    }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(sweep))
+    settings = {**SMALL, "max_steps": 2, "save_steps": 1, "eval_steps": 1, "benchmarks": ["arithmetic[:4]"]}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**settings, "num_samples": 2}))
+    tree = {"branching": [3, 2]}
+    arms = {"tree": tree, "flat": {"branching": 4, "depth": 1}, "broken": {"learning_rate": -1}, "same tree": tree}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"extends": "base.yaml", "arms": arms}, sort_keys=False))
     monkeypatch.setattr(sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "1"])
     run_ablations.main()
     printed = capsys.readouterr()
     assert "failed: broken, seed 0: error: --temperature and --learning_rate must be above 0" in printed.err
-    folder = tmp_path / "results" / "ablations" / "small"
+    folder, runs = tmp_path / "results" / "ablations" / "small", tmp_path / "results" / "ablations" / "runs"
     table = (folder / "table.md").read_text()
-    assert "| tree | 1 |" in table and "| flat | 1 |" in table and "| broken |" not in table
+    assert "| tree | 1 |" in table and "| same tree | 1 |" in table and "| flat | 1 |" in table
+    assert "| broken |" not in table and len(list(runs.glob("*/adapter"))) == 2  # what arms share is run once
     assert (folder / "curves.png").stat().st_size > 10_000
-    rows = [row for row in read(folder / "tree-seed0" / "metrics.jsonl") if "reward" in row]
+    base = tmp_path / "base.yaml"
+    rows = read(run_ablations.run_folder(base, {**tree, "seed": 0}) / "metrics.jsonl")
     points = yaml.safe_load((folder / "results.json").read_text())["tree"][0]
     assert [p["update"] for p in points] == [0, 1, 2]
-    assert points[-1]["sampled_tokens"] == sum(row["sampled_tokens"] for row in rows)
-    before = {path: path.stat().st_mtime for path in folder.glob("*/metrics.jsonl")}
-    (folder / "flat-seed0" / "adapter").rename(folder / "flat-seed0" / "gone")  # as if killed after its last checkpoint
+    assert points[-1]["sampled_tokens"] == sum(row["sampled_tokens"] for row in rows if "reward" in row)
+    before = {path: path.stat().st_mtime for path in runs.glob("*/metrics.jsonl")}
+    flat = run_ablations.run_folder(base, {**arms["flat"], "seed": 0})
+    (flat / "adapter").rename(flat / "gone")  # as if killed after its last checkpoint
     run_ablations.main()
     changed = [path.parent.name for path, time in before.items() if path.stat().st_mtime != time]
-    assert changed == ["flat-seed0"] and (folder / "flat-seed0" / "adapter").exists()
-    assert (folder / "table.md").read_text().count("| flat | 1 |") == 2
+    assert changed == [flat.name] and (flat / "adapter").exists()
+    assert (folder / "table.md").read_text().count("| flat | 1 |") == 3
 
 
 def test_bad_sweeps(tmp_path, capsys):
@@ -69,5 +80,4 @@ def test_the_sweeps_of_the_suite_name_flags_that_exist():
     for path in (ROOT / "recipes" / "ablations").glob("*.yaml"):
         sweep = yaml.safe_load(path.read_text())
         known = cli.parse_flags(train_treerpo.Flags, ["--config", str(path.parent / sweep["extends"])], "")
-        for flags in [sweep["common"], *sweep["arms"].values()]:
-            assert set(flags) <= set(vars(known))
+        assert all(set(flags) <= set(vars(known)) for flags in sweep["arms"].values())

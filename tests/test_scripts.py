@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import REAL_DATA, ROOT, TINY_BASE, random_model
+from conftest import REAL_DATA, ROOT, TINY_BASE, fault, random_model
 from safetensors.torch import load_file
 
 import cli
@@ -105,9 +105,16 @@ def test_eval_math_loads_the_adapter(finished, tmp_path):
 def test_plot_results(finished):
     printed = script(sys.executable, "plot_results.py", finished[0])
     assert "learning_curve.png" in printed and "trees.html" in printed
-    nodes = sum(len(tree["nodes"]) for tree in read(finished[0] / "trees.jsonl"))
+    trees = read(finished[0] / "trees.jsonl")
     viewer = (finished[0] / "trees.html").read_text()
-    assert viewer.count("<details") == viewer.count("</details>") == nodes and "gold answer" in viewer
+    assert viewer.count("<details") == viewer.count("</details>") == sum(1 + len(tree["nodes"]) for tree in trees)
+    leaves = sum(len(leaves_of(tree["nodes"])) for tree in trees)
+    assert viewer.count("✓") + viewer.count("✗") == leaves and viewer.count("gold answer") == len(trees)
+    assert viewer.count("✓") == sum(t["nodes"][i]["reward"] == 1 for t in trees for i in leaves_of(t["nodes"]))
+
+
+def leaves_of(nodes):
+    return set(range(len(nodes))) - {node["parent"] for node in nodes[1:]}
 
 
 def test_the_tree_viewer_escapes_model_output(tmp_path):
@@ -123,7 +130,7 @@ def test_the_tree_viewer_escapes_model_output(tmp_path):
     }
     record = {"update": 1, "problem": "<b>", "answer": "&", "nodes": [{**step, "parent": -1}, step]}
     (tmp_path / "trees.jsonl").write_text(json.dumps(record) + "\n")
-    viewer = plot_results.write_trees(tmp_path).read_text()
+    viewer = plot_results.write_trees(tmp_path / "trees.jsonl").read_text()
     assert "<script>" not in viewer and "&lt;script&gt;" in viewer and "&lt;b&gt;" in viewer and "&amp;" in viewer
 
 
@@ -144,17 +151,34 @@ def test_resumed_equals_uninterrupted(finished, tmp_path):
     assert read(tmp_path / "trees.jsonl") == read(whole / "trees.jsonl")
 
 
+# `accelerate launch --cpu` starts one process, whatever --num_processes says, unless mpirun is there.
+TWO_PROCESSES = [
+    sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1,
+    "--mixed_precision", "no", "--dynamo_backend", "no", "train_treerpo.py",
+]  # fmt: skip
+
+
 def test_two_processes_equal_one(finished, tmp_path):
-    whole, _ = finished
-    script(
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1,
-        "--mixed_precision", "no", "--dynamo_backend", "no", "train_treerpo.py",
-        *words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]", env={"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    expected, found = adapter(whole), adapter(tmp_path)
+    flags = [*words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]"]
+    with fault("two processes: the same run as one"):
+        printed = script(*TWO_PROCESSES, *flags, env={"OMP_NUM_THREADS": "1"})
+        assert "each of 2 processes" in printed
+        assert_same_but_for_rounding(tmp_path, finished[0])
+
+
+def test_two_machines_equal_one(finished, tmp_path, namespaces):
+    flags = [*words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]"]
+    with fault("two machines (network namespaces): the same run as one process"):
+        printed = script(*namespaces, "bash", "tests/two_machines.sh", sys.executable, *flags)
+        assert "each of 2 processes" in printed
+        assert_same_but_for_rounding(tmp_path, finished[0])
+
+
+def assert_same_but_for_rounding(output, whole):
+    expected, found = adapter(whole), adapter(output)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)
-    one, two = read(whole / "metrics.jsonl"), read(tmp_path / "metrics.jsonl")
+    one, two = read(whole / "metrics.jsonl"), read(output / "metrics.jsonl")
     for a, b in zip(one, two, strict=True):
         assert a.get("evaluation") == b.get("evaluation")
         for key in ("reward", "sampled_tokens", "trained_tokens", "completion_length", "loss", "grad_norm"):
@@ -237,13 +261,14 @@ def test_help_teaches():
 def refused(main, argv, capsys):
     """The one line that bad input gets; nothing but exit code 2 will do."""
     sys.argv = ["script", *map(str, argv)]
-    with pytest.raises(SystemExit) as stop:
-        cli.run(main)
-    assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1 and "Traceback" not in "\n".join(lines)
-    return errors[0]
+    with fault("bad input of any kind: one clear line, exit code 2"):
+        with pytest.raises(SystemExit) as stop:
+            cli.run(main)
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in "\n".join(lines)
+        return errors[0]
 
 
 @pytest.mark.parametrize(
@@ -345,6 +370,7 @@ def test_bad_plots(tmp_path, capsys):
     import plot_results
 
     assert "no updates to draw" in refused(plot_results.main, [tmp_path], capsys)
+    assert "no such file" in refused(plot_results.main, ["--trees", tmp_path / "none.jsonl"], capsys)
 
 
 def test_processes_must_divide_the_prompts():
