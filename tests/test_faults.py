@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, fault, grading_workers
-from test_scripts import TWO_PROCESSES, adapter, read, refused, untimed, words
+from test_scripts import TWO_PROCESSES, adapter, assert_same_but_for_rounding, read, refused, script, untimed, words
 
 import train_treerpo
 from reward import Grader
@@ -95,6 +95,15 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
         with fault("SIGKILL at a random moment of a run: resumed to the same adapter", kills - before):
             assert run.returncode == 0, run.stderr.read()[-2000:]
             assert_same_run(output, whole[0])
+
+
+@pytest.mark.skipif(KILLS < 3, reason="a part of `make faults`")
+def test_ten_updates_of_two_processes(tmp_path):
+    changes = dict(max_steps=10, save_steps=0, prompts_per_step=8)
+    with fault("two processes for ten updates: the same adapter to 1e-6"):
+        script(sys.executable, "train_treerpo.py", *words(tmp_path / "one", **changes))
+        script(*TWO_PROCESSES, *words(tmp_path / "two", **changes), env={"OMP_NUM_THREADS": "1"})
+        assert_same_but_for_rounding(tmp_path / "two", tmp_path / "one")
 
 
 def test_a_dead_rank_ends_the_others(tmp_path):

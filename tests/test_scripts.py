@@ -159,10 +159,13 @@ TWO_PROCESSES = [
 
 
 def test_two_processes_equal_one(finished, tmp_path):
-    flags = [*words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]"]
-    with fault("two processes: the same run as one"):
-        printed = script(*TWO_PROCESSES, *flags, env={"OMP_NUM_THREADS": "1"})
-        assert "each of 2 processes" in printed
+    with fault("two processes, stopped and resumed: the same run as one"):
+        for updates, more in ((2, []), (4, ["--resume_from_checkpoint"])):
+            flags = words(tmp_path, eval_steps=2, num_samples=2, max_steps=updates)
+            printed = script(
+                *TWO_PROCESSES, *flags, "--benchmarks", "arithmetic[:6]", *more, env={"OMP_NUM_THREADS": "1"}
+            )
+            assert "each of 2 processes" in printed
         assert_same_but_for_rounding(tmp_path, finished[0])
 
 
