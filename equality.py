@@ -29,16 +29,20 @@ _REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"), (r"\\%|\\text\{ ?(?:\\?%|percent) ?\}|(?<=\d) ?percent\b", "%"),
     (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])|\\text\{ ?degrees? ?\}|(?<=\d) degrees?$", r"^\\circ "),
     (r"\\(?:lbrace|rbrace)", lambda m: "\\{" if m[0][1] == "l" else "\\}"), (r"\\langle", "("), (r"\\rangle", ")"),
-    (r"\\(?:infin|inf)(?![a-z])", r"\\infty"), (r"\+ ?\\infty", r"\\infty"), (r"\\mathbb ?\{?R\}?", r"\\R"),
+    (r"\\(?:infin|inf)(?![a-z])|\\text\{ ?infinity ?\}|\binfinity\b", r"\\infty"), (r"(?<=[\w)])\*\*(?=[\w(-])", "^"),
+    (r"\+ ?\\infty", r"\\infty"), (r"\\mathbb ?\{?R\}?", r"\\R"),
     (r"(?<![\\a-zA-Z])(?:np\.|math\.)?(pi|arcsin|arccos|arctan|sin|cos|tan|cot|ln|log)(?![a-zA-Z])", r"\\\1 "),
     (r"(\d(?:\.\d+)?)\s*[eE]\s*([-+]?\d+)(?!\.?\d)", r"\1\\times 10^{\2}"),
-    (r"(\d*)\.(\d{0,20})\\(?:overline|bar)\{(\d{1,20})\}", lambda m: r"({}+\frac{{{}}}{{{}{}}})".format(
+    (r"(\.\d{0,6}?)(\d{1,6}?)\2{2,6} ?(?:\\[lc]?dots|\.{3})", r"\1\\overline{\2}"),
+    (r"(\d*)\.(\d{0,20})\\(?:overline|bar|dot)\{(\d{1,20})\}", lambda m: r"({}+\frac{{{}}}{{{}{}}})".format(
         m[1] or 0, int(m[2] + m[3]) - int(m[2] or 0), "9" * len(m[3]), "0" * len(m[2]))),
     (r"(?<![\d.}^_/])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+) ?/ ?(\d+))", r"(\1+\\frac{\2\4}{\3\5})"),  # mixed
     (r"\\text\{[ ,]*(and|or)[ ,]*\}", r" \1 "), (r"\\lor(?![a-z])", " or "), (r" +", " "),
     (r"^[ ,;`]+|[ ,;`\\]*(?<!\.)\.?[ ,;`\\]*$", ""), (r"^\\text\{([^{}]*)\}$|^\*\*(.*)\*\*$", r"\1\2"),
     (r"(?i:^\\text\{ ?(?:the )?answer is:? ?\}) ?|^\\approx(?![a-z]) ?", ""),
     (r"(?i:\b(?:no (?:real )?solutions?|empty set)\b)|\\varnothing|\\\{ ?\\\}", r"\\emptyset"),
+    (r"\\overline ?\{([A-Z]{2})\}|\\(?:angle|triangle) ?(?=[A-Z])", r"\1"),
+    (r"^\|([a-z])\| ?(<|\\le(?![a-z])) ?([\d.]+|\\frac\{\d+\}\{\d+\})$", r"-\3 \2 \1 \2 \3"),
     (r"(?i:\ball real numbers\b)|^\( ?-\\infty ?, ?\\infty ?\)$", r"\\R"),
     (r"^\\\{ ?[a-z](?: ?\\in ?\\R)? ?(?:\\mid|:|\|) ?(.*)\\\}$", r"\1"),  # then x \ne 3, or R without 3
     (r"^(?:[a-z] ?\\ne|\\R ?\\(?:setminus|backslash) ?\\\{) ?([^,{}<>=]+?) ?(?:\\\})?$",
@@ -94,7 +98,7 @@ _UNITS = {name: names.split()[0] for names in (
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _UNIT = re.compile(
     r"(?P<value>.*[\w)}])\s*\\text\{(?P<text>[^{}]*)\}(?P<power> ?\^ ?\{?[23]\}?)?"
-    r"|(?P<plain>[-+]?\d[\d.,/:]*|.*(?:\}|\\pi)(?= )) ?(?P<word>[a-zA-Z][a-zA-Z./ ]*(?: ?\^ ?\{?[23]\}?)?)"
+    r"|(?P<plain>[-+]?\d[\d.,/:]*|.*(?:\}|\\pi|\^\d+)(?= )) ?(?P<word>[a-zA-Z][a-zA-Z./ ]*(?: ?\^ ?\{?[23]\}?)?)"
 )
 
 
@@ -205,6 +209,12 @@ def _entries(text: str) -> tuple[str, list[str]] | None:
     return (inside[0] + inside[2], cells) if len(cells) > 1 else None
 
 
+def _by_name(parts: list[str]) -> list[str]:
+    """The values of "x = 1", "y = 2" in the order of their names; none where a part has no name."""
+    named = sorted(part.split("=") for part in parts if re.match(r"[a-zA-Z] ?=", part))
+    return [part[-1].strip() for part in named] if len(named) == len(parts) else []
+
+
 def _pair_off(left: list[str], right: list[str], by_value: bool) -> bool:
     """Whether the two lists hold equal values in any order."""
     left = list(left) if len(left) == len(right) else []
@@ -233,12 +243,13 @@ def _equal(answer: str, gold: str, by_value: bool) -> bool:
         answer, gold = _NAME.sub("", answer), _NAME.sub("", gold)
     (wanted, gold_set), (pieces, answer_set) = _members(gold), _members(answer)
     entries, gold_entries = _entries(answer), _entries(gold)
+    if entries and len(named := _by_name(wanted)) == len(entries[1]):  # x = 1, y = 2 is (1, 2)
+        return all(_equal(a, n, by_value) for a, n in zip(entries[1], named))
     if len(wanted) > 1 or gold_set:
         return ("\\cap" in answer) == ("\\cap" in gold) and _pair_off(pieces, wanted, by_value)
     if len(pieces) > 1 or answer_set:
-        named = sorted(piece.split("=") for piece in pieces if re.match(r"[a-zA-Z] ?=", piece))
-        if gold_entries and len(named) == len(pieces) == len(gold_entries[1]):  # x = 1, y = 2 is (1, 2)
-            return all(_equal(n[-1].strip(), g, by_value) for n, g in zip(named, gold_entries[1]))
+        if gold_entries and len(named := _by_name(pieces)) == len(gold_entries[1]):
+            return all(_equal(n, g, by_value) for n, g in zip(named, gold_entries[1]))
         once = len(pieces) == 1 or " or " in answer  # "1/2 or 0.5" is one value
         return once and all(_equal(piece, gold, by_value) for piece in pieces)
     (variable, answer_region), (gold_variable, gold_region) = _region(answer), _region(gold)
@@ -294,7 +305,8 @@ def _equal_leaf(answer: str, gold: str, by_value: bool) -> bool:
         value, gold_value = (re.sub(r"[\s{}()]", "", text) for text in (value, gold_value))
         return value == gold_value or value == gold_value.split("_")[0]
     words = [re.sub(r"^(?:an?|the) |s\b|[^a-z ]", "", text.lower()).strip() for text in (value, gold_value)]
-    alike = words[0] == words[1] and len(words[0]) > 1 and not re.search(r"\d|\\|^-", value + gold_value)
+    formula = re.search(r"[\d\\+*/^=<>_|]|^-|\b\w-|-\w\b", value + gold_value)
+    alike = words[0] == words[1] and len(words[0]) > 1 and not formula
     if alike or any(re.search(r"(?<![\\a-zA-Z{_])[a-zA-Z]{4,}|^[A-Z]{2,}$", text) for text in (value, gold_value)):
         return alike
     return _same_by_value(value, gold_value, by_value)

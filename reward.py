@@ -43,7 +43,7 @@ _SAID = re.compile(
 )
 _ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
-_REMARK = re.compile(r"(?:\.(?=\s+[A-Z$\\]|\s*$)|[,;]?\s+\(?(?:because|since|which|so|as|not)\b).*")
+_REMARK = re.compile(r"(?:\.(?=\s+[A-Z$\\]|\s*$)|[,;]?\s+\(?(?:because|since|which|so|as|not|I)\b).*")
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:

@@ -23,7 +23,7 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 VOCABULARY = 100
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "gemma3": Gemma3TextConfig}
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 TRIED, SURVIVED = Counter(), Counter()
 
 

@@ -23,7 +23,12 @@ CASES = {
         ("\u22125", "-5", True), ("\uff15", "5", True), ("\u0665", "5", True), ("\xbd", "0.5", True),
         ("1\xbd", "1.5", True), ("2\u221a3", r"2\sqrt{3}", True), ("x\xb2", "x^2", True),
         ("10\u207b\xb3", "0.001", True), ("5\u200b", "5", True), ("-1/3", "-1./3", True),
-        (r"\frac{11}{2}", r"\frac1{12}", False),
+        (r"\frac{11}{2}", r"\frac1{12}", False), ("0.333...", r"\frac13", True), (r"0.1666\ldots", r"\frac16", True),
+        (r"0.\dot{3}", r"\frac{1}{3}", True), ("0.333", r"\frac13", False), (r"3\times 10^8 m/s", "3e8", True),
+        ("ab", "a+b", False), ("xy", "x-y", False), ("x/y", "xy", False), ("|x|<1", "(-1,1)", True),
+        (r"|x| \le 1", "(-1,1)", False), (r"\overline{AB}", "AB", True), (r"\angle ABC", "ABC", True),
+        ("5**2", "25", True), (r"\infty", r"\text{infinity}", True), ("(1,2,3)", "x=1, y=2, z=3", True),
+        ("(1,3,2)", "x=1, y=2, z=3", False),
     ],
     "wrappers": [
         ("$5$", "5", True), ("5", "$5$", True), ("5", "$5$.", True), (r"\text{5}", "5", True), ("{5}", "5", True),
