@@ -1,4 +1,5 @@
-"""Peak memory of sampling and training from 64 to 4,096 leaves, at fixed max_rows and max_pack_tokens.
+"""Peak memory of sampling and training as a tree of depth 3 widens from 64 to 4,096 leaves, at fixed max_rows and
+max_pack_tokens. The smallest tree fills both.
 
     python benchmarks/memory.py --model 50m
 
@@ -18,7 +19,8 @@ from common import arguments, device, load, write_results
 from policy import pack, token_logprobs
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, step_tokens=8, prompt=32, max_rows=64, max_pack_tokens=1024, leaves=0)
+args = arguments(__doc__, step_tokens=8, prompt=32, max_rows=64, max_pack_tokens=512, leaves=0)
+WIDTHS = {64: [4, 4, 4], 256: [4, 8, 8], 1024: [8, 8, 16], 4096: [16, 16, 16]}
 
 
 def peak() -> float:
@@ -31,8 +33,7 @@ def peak() -> float:
 if args.leaves:
     tokenizer, model = load(args.model)
     prompts = torch.randint(5, model.config.vocab_size, (2, args.prompt)).tolist()
-    depth = {64: 3, 256: 4, 1024: 5, 4096: 6}[args.leaves]
-    sampler = TreeSampler(model, tokenizer, 4, depth, args.step_tokens, max_rows=args.max_rows)
+    sampler = TreeSampler(model, tokenizer, WIDTHS[args.leaves], 3, args.step_tokens, max_rows=args.max_rows)
     before = peak()
     (tree,) = sampler.sample(prompts[:1], [0])
     sampled = peak()
@@ -40,20 +41,11 @@ if args.leaves:
     packs = pack([tree], [torch.ones(len(tree.parent))], args.max_pack_tokens)
     for one in packs:
         token_logprobs(model, one.to(device())).sum().backward()
-    print(
-        json.dumps(
-            {
-                "leaves": len(tree.leaves()),
-                "packs": len(packs),
-                "start": before,
-                "sampling": sampled,
-                "training": peak(),
-            }
-        )
-    )
+    found = {"leaves": len(tree.leaves()), "packs": len(packs), "start": before, "sampling": sampled}
+    print(json.dumps({**found, "training": peak()}))
 else:
     rows = []
-    for leaves in (64, 256, 1024, 4096):
+    for leaves in WIDTHS:
         flags = [f"--{name}={value}" for name, value in vars(args).items() if name not in ("leaves", "repeats")]
         command = [sys.executable, __file__, *flags, f"--leaves={leaves}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests ask nothing of the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process: several test files run side by side
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import subprocess
@@ -23,7 +24,6 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 VOCABULARY = 100
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "gemma3": Gemma3TextConfig}
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 TRIED, SURVIVED = Counter(), Counter()
 
 

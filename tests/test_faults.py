@@ -26,13 +26,12 @@ KILLS = int(os.environ.get("KILLS", 1))
 WORKER_KILLS = int(os.environ.get("WORKER_KILLS", 6))
 HOSTILE = int(os.environ.get("HOSTILE", 600))
 FLAGS = dict(max_steps=6, save_steps=1, eval_steps=3, num_samples=1)
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
 
 
 def start(output, *more):
     command = [sys.executable, "train_treerpo.py", *words(output, **FLAGS), "--benchmarks", "arithmetic[:6]", *more]
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=ENVIRONMENT, **pipes)
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, **pipes)
 
 
 def assert_same_run(output, whole):
@@ -102,7 +101,7 @@ def test_ten_updates_of_two_processes(tmp_path):
     changes = dict(max_steps=10, save_steps=0, prompts_per_step=8)
     with fault("two processes for ten updates: the same adapter to 1e-6"):
         script(sys.executable, "train_treerpo.py", *words(tmp_path / "one", **changes))
-        script(*TWO_PROCESSES, *words(tmp_path / "two", **changes), env={"OMP_NUM_THREADS": "1"})
+        script(*TWO_PROCESSES, *words(tmp_path / "two", **changes))
         assert_same_but_for_rounding(tmp_path / "two", tmp_path / "one")
 
 
@@ -111,7 +110,7 @@ def test_a_dead_rank_ends_the_others(tmp_path):
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     command = list(map(str, [*TWO_PROCESSES, *flags]))
     with fault("SIGKILL of one rank: the others end within a minute, the rank is named"):
-        launch = subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, **pipes)
+        launch = subprocess.Popen(command, cwd=ROOT, **pipes)
         wait_for_updates(tmp_path / "run", 1, launch)
         family = psutil.Process(launch.pid).children(recursive=True)
         ranks = [p for p in family if "RANK" in p.environ() and "train_treerpo.py" in p.cmdline()]
@@ -217,7 +216,7 @@ def test_a_full_disk_and_a_read_only_one(whole, tmp_path, namespaces):
     ]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with fault("full disk, then a read-only one: a clear line, resumed to the same adapter"):
-        environment = {**ENVIRONMENT, "COPY": str(copy)}
+        environment = {**os.environ, "COPY": str(copy)}
         printed = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, **pipes).stdout
         assert "Traceback" not in printed and "full: 2" in printed and " MiB were free" in printed
         assert re.search("step-00000[0-9]: can't be written .*; the checkpoints before it are kept", printed)
