@@ -32,6 +32,7 @@ def peak() -> float:
 
 if args.leaves:
     tokenizer, model = load(args.model)
+    tokenizer.eos_token, model.generation_config.eos_token_id = tokenizer.pad_token, None  # so that no path ends early
     prompts = torch.randint(5, model.config.vocab_size, (2, args.prompt)).tolist()
     sampler = TreeSampler(model, tokenizer, WIDTHS[args.leaves], 3, args.step_tokens, max_rows=args.max_rows)
     before = peak()

@@ -195,7 +195,7 @@ def test_training_raises_the_reward(tmp_path):
     [
         dict(depth=1, step_tokens=72, scale_rewards="group", loss_type="grpo"),
         dict(advantage="grpo", loss_type="dr_grpo", num_iterations=2, epsilon_high=0.28),
-        dict(beta=0.1, branching="3,2", temperature=0.7, top_p=0.9),
+        dict(beta=0.1, branching="3,2", temperature=0.7, top_p=0.9, advantage="treerl", scale_rewards="none"),
         dict(use_peft=False, gradient_checkpointing=True, attn_implementation="eager", learning_rate=1e-5),
         dict(
             step_delimiter="\\n",
@@ -217,6 +217,14 @@ def test_variants_run_and_learn_something(changes, tmp_path):
     if "step_delimiter" in changes:
         texts = [n["text"] for tree in read(tmp_path / "trees.jsonl") for n in tree["nodes"][1:]]
         assert any(t.endswith("\n") for t in texts) and all("\n" not in t[:-1] for t in texts)
+
+
+def test_grade_noise_turns_grades_round(tmp_path):
+    right, wrong = (
+        train(tmp_path / str(noise), max_steps=1, save_steps=0, grade_noise=noise)[0]["leaf_pass_rate"]
+        for noise in (0, 1)
+    )
+    assert right + wrong == pytest.approx(1)
 
 
 def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monkeypatch, caplog):
