@@ -162,6 +162,7 @@ def plot_arms(curves: dict[str, list[list[dict]]], path: Path) -> Path:
     for ax, (x, y) in zip(axes.flat, [*panels, ("sampled length [tokens]", score)]):
         ax.set(xlabel=x.replace("_", " "), ylabel=scales[y][1])
         ax.grid(alpha=0.3)
+        ax.xaxis.set_major_formatter("{x:,.0f}")
     axes[1, 1].set_title("last update, a point a seed", fontsize=10)
     ends = [[100 * points[-1][score] for points in runs] for runs in curves.values()]
     means, halves = zip(*map(interval, ends))
