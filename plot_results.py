@@ -18,6 +18,7 @@ from reward import extract_answer
 
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, GREY = COLOURS = (
@@ -162,7 +163,7 @@ def plot_arms(curves: dict[str, list[list[dict]]], path: Path) -> Path:
     for ax, (x, y) in zip(axes.flat, [*panels, ("sampled length [tokens]", score)]):
         ax.set(xlabel=x.replace("_", " "), ylabel=scales[y][1])
         ax.grid(alpha=0.3)
-        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_major_formatter(EngFormatter())  # 200 k tokens
     axes[1, 1].set_title("last update, a point a seed", fontsize=10)
     ends = [[100 * points[-1][score] for points in runs] for runs in curves.values()]
     means, halves = zip(*map(interval, ends))
