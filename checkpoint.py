@@ -101,6 +101,7 @@ def random_states() -> dict:
 
 
 def digest(path: Path) -> str:
+    """The sha256 of a file, which is on the disk then."""
     with path.open("rb") as file:
         os.fsync(file.fileno())  # the rename of the folder must not overtake the contents
         return hashlib.file_digest(file, "sha256").hexdigest()

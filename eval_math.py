@@ -150,7 +150,7 @@ def format_table(scores: dict[str, dict]) -> str:
     return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in table)
 
 
-# Average greedy pass@1 over the four benchmarks as published; the base is Qwen2.5-Math-1.5B, trained on MATH.
+# Average greedy pass@1 over the four benchmarks as published; the base is Qwen2.5-Math, trained on MATH.
 PAPER_BENCHMARKS = ("math500", "olympiadbench", "minerva", "aime24")
 PUBLISHED = {
     "base (published, arXiv 2506.05183)": 19.0, "GRPO (published, arXiv 2506.05183)": 32.6,

@@ -238,7 +238,11 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
         # Attention takes 4 * hidden size operations a pair of tokens and layer, all else about 24 * hidden size squared
         # a token and layer: they draw level at about 6 * hidden size tokens.
         attention_tokens = 6 * model.config.get_text_config().hidden_size
-        packs = [p.to(accelerator.device) for p in pack(trees, advantages, flags.max_pack_tokens, attention_tokens)]
+        try:
+            packs = pack(trees, advantages, flags.max_pack_tokens, attention_tokens)
+        except ValueError as error:  # --max_pack_tokens was large enough until memory ran out
+            raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing true") from error
+        packs = [p.to(accelerator.device) for p in packs]
         if not flags.beta:
             return packs, [None] * len(packs)
         with torch.no_grad(), model.disable_adapter():
@@ -267,8 +271,6 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
                 flags.max_pack_tokens //= 2
                 logger.warning("out of memory: going on with --max_pack_tokens %d", flags.max_pack_tokens)
                 batch = None
-            except ValueError as error:  # of `pack`, once halved too far
-                raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing") from error
             if batch is None:
                 torch.cuda.empty_cache()
         sums, largest = found

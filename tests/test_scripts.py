@@ -248,6 +248,15 @@ def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monke
     assert yaml.safe_load((tmp_path / "tight" / "config.yaml").read_text())["max_pack_tokens"] == 400
 
 
+def test_out_of_memory_with_a_single_path_says_what_to_lower(tmp_path, monkeypatch, capsys):
+    def full(*args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(train_treerpo, "token_logprobs", full)
+    argv = words(tmp_path, branching=4, max_steps=3, learning_rate=1e-3)
+    assert "error: out of memory: a path of" in refused(train_treerpo.main, argv, capsys)
+
+
 def test_dry_run_says_what_an_update_costs_and_writes_nothing(tmp_path, capsys):
     sys.argv = ["train_treerpo.py", *words(tmp_path / "run", prompts_per_step=8, branching=3), "--dry_run"]
     train_treerpo.main()
