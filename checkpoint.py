@@ -101,9 +101,7 @@ def random_states() -> dict:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, which is on the disk then."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # the rename of the folder must not overtake the contents
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -123,7 +121,9 @@ def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flag
         # The data cursor is the update itself: prompts and seeds are functions of it.
         state = {"update": update, "flags": vars(flags), "sha256": {p.name: digest(p) for p in partial.iterdir()}}
         (partial / "trainer_state.json").write_text(json.dumps(state, indent=2))
-        digest(partial / "trainer_state.json")
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # the rename must not overtake the contents
     except Exception as error:  # OSError, or what torch and safetensors make of it
         free = shutil.disk_usage(output).free >> 20
         shutil.rmtree(partial, ignore_errors=True)
@@ -136,7 +136,7 @@ def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flag
             shutil.rmtree(old)
 
 
-def load_checkpoint(path: Path, model, optimizer, scheduler, flags, process: int = 0) -> int:
+def load_checkpoint(path: Path, model, optimizer, scheduler, flags, process: int) -> int:
     """Restores a checkpoint and returns its update.
 
     Args:

@@ -174,10 +174,11 @@ def paper_table(folders: list[str]) -> tuple[str, str]:
         found = [scores.get(name) for name in PAPER_BENCHMARKS]
         cells = [f"{100 * s['pass@1']['mean']:.1f} ± {100 * s['pass@1']['standard_error']:.1f}" if s else "not run"
                  for s in found]  # fmt: skip
+        average = length = "not run"
         if all(found):
             average = f"{100 * statistics.fmean(s['pass@1']['mean'] for s in found):.1f}"
             length = f"{statistics.fmean(s['greedy_length'] for s in found):.0f}"
-        rows.append([Path(folder).name, *cells, *((average, length) if all(found) else ("not run", "not run"))])
+        rows.append([Path(folder).name, *cells, average, length])
     rows += [[name, *["-"] * len(PAPER_BENCHMARKS), f"{score:.1f}", "-"] for name, score in PUBLISHED.items()]
     lines = [" | ".join(row) for row in rows]
     markdown = "\n".join(f"| {line} |" for line in [lines[0], "|".join(["---"] * len(rows[0])), *lines[1:]])
@@ -197,7 +198,7 @@ def main() -> None:
         print(f"{markdown}\nwritten to {output}/paper_table.md and paper_table.tex")
         return
     check_least(flags, num_samples=0, max_new_tokens=1, num_shots=0, max_rows=1, grader_workers=1, seed=0)
-    launched_processes()
+    launched_processes()  # first, as Accelerator alone would not join processes without a GPU
     accelerator = Accelerator()
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
     tokenizer, model = load_model(flags, device_dtype(flags.bf16, accelerator.device))

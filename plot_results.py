@@ -21,9 +21,8 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
-BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, GREY = COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999",
-)  # fmt: skip
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+BLUE, ORANGE, GREEN, PURPLE = COLOURS[:4]
 
 
 def read_lines(path: Path) -> list[dict]:

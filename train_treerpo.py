@@ -118,7 +118,7 @@ class Flags(ModelAndDataFlags):
     max_new_tokens: int | None = flag(None, "longest completion in evaluations; default depth * step_tokens")
 
 
-def check_flags(flags: Flags, count: int) -> None:
+def check_flags(flags: Flags, processes: int) -> None:
     """Raises BadInput for values that no run can have; also brings `branching` and `depth` together."""
     if len(flags.branching) > 1:
         flags.depth = len(flags.branching)
@@ -134,8 +134,8 @@ def check_flags(flags: Flags, count: int) -> None:
     )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
         raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
-    if flags.prompts_per_step % count:
-        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {count} processes")
+    if flags.prompts_per_step % processes:
+        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
     if flags.beta and not flags.use_peft:
         raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
@@ -160,7 +160,7 @@ def timed(seconds: dict[str, float], phase: str):
 
 
 def sample_and_grade(
-    sampler,
+    sampler: TreeSampler,
     prompts: list[list[int]],
     seeds: list[int],
     answers: list[str],
@@ -174,17 +174,19 @@ def sample_and_grade(
     A tree is graded while others still grow; `seconds` gets the time of sampling and what grading took beyond it.
     """
     trees: dict[int, Tree] = {}
-    grades: dict[int, Future] = {}
+    grades: dict[int, tuple[list[int], Future]] = {}  # of a tree's leaves
     with timed(seconds, "sample"):
         for i, tree in sampler.stream(prompts, seeds):
-            texts = [to_text(tree.completion_ids(leaf)) for leaf in tree.leaves()]
-            trees[i], grades[i] = tree, grader.submit(texts, [answers[i]] * len(texts))
+            leaves = tree.leaves()
+            texts = [to_text(tree.completion_ids(leaf)) for leaf in leaves]
+            trees[i], grades[i] = tree, (leaves, grader.submit(texts, [answers[i]] * len(texts)))
     with timed(seconds, "grade"):
         rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
         for i, values in enumerate(rewards):
-            found = torch.tensor(grades[i].result())  # [leaves]
+            leaves, graded = grades[i]
+            found = torch.tensor(graded.result())  # [leaves]
             turned = torch.from_numpy(np.random.default_rng(seeds[i]).random(len(found)) < noise)
-            values[trees[i].leaves()] = torch.where(turned, 1 - found, found)
+            values[leaves] = torch.where(turned, 1 - found, found)
     return [trees[i] for i in range(len(prompts))], rewards
 
 
