@@ -106,11 +106,8 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists them"
 
 
-def _yaml_flags(path: str, known: list[str]) -> list[str]:
-    """The keys of a YAML file as command-line words, so that both are checked in one place.
-
-    `extends: OTHER.yaml`, in the same folder, comes first; what follows wins.
-    """
+def yaml_settings(path: str) -> dict:
+    """The keys and values of a YAML file. `extends: OTHER.yaml`, in the same folder, comes first; what follows wins."""
     try:
         settings = yaml.safe_load(Path(path).read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -118,8 +115,13 @@ def _yaml_flags(path: str, known: list[str]) -> list[str]:
     if not isinstance(settings, dict):
         raise BadInput(f"--config {path}: must hold keys and values, such as max_steps: 100")
     base = settings.pop("extends", None)
-    words = _yaml_flags(str(Path(path).parent / base), known) if base else []
-    for key, value in settings.items():
+    return {**(yaml_settings(str(Path(path).parent / base)) if base else {}), **settings}
+
+
+def _yaml_flags(path: str, known: list[str]) -> list[str]:
+    """The keys of a YAML file as command-line words, so that both are checked in one place."""
+    words = []
+    for key, value in yaml_settings(path).items():
         if key not in known:
             raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), known)}")
         if value is not None:

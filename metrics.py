@@ -25,13 +25,13 @@ def tree_statistics(tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor)
         if node:
             length[node] = length[parent] + len(tree.tokens[node])
             found[f"step_reward_depth_{depth}"].append(rewards[node].item())
-        if size[node]:
-            found["kept_groups_share"].append(float(node in kept))
-            found[f"group_std_depth_{depth + 1}"].append(deviation[node].item())
-        else:
+        if not size[node]:
             found["leaf_pass_rate"].append(rewards[node].item())
             found["completion_length"].append(length[node])
             found["unfinished_share"].append(1.0 - float(tree.finished[node]))
+        elif size[node] > 1:  # an only child is no group
+            found["kept_groups_share"].append(float(node in kept))
+            found[f"group_std_depth_{depth + 1}"].append(deviation[node].item())
     return found
 
 

@@ -4,12 +4,14 @@ A pack is one sequence that holds many nodes, each token once: a token sees its 
 at the position it had when it was sampled. So a prefix that a thousand leaves share is computed once, both ways.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from tree_sampler import Tree, warp
@@ -198,8 +200,8 @@ def _masks(config, dtype: torch.dtype, pack: Pack):
 def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:
     """The log-probability of every trained token, [trained tokens], in the order of `pack.advantages`.
 
-    Equals one forward pass a path. Logits are made at trained positions only, in chunks that the backward pass
-    computes again, so that memory does not grow with their number.
+    Equals one forward pass a path. Logits are made at trained positions only, in chunks that are not kept, so that
+    memory does not grow with their number.
 
     Args:
         model: a causal LM, bare or under PEFT. temperature, top_p, top_k: those of sampling.
@@ -218,11 +220,32 @@ def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1
         logits = head(states).float()  # [chunk, vocabulary]
         logits = softcap * torch.tanh(logits / softcap) if softcap else logits
         logits = warp(logits, temperature, top_p, top_k, keep=targets[:, None])
-        return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
+        return -cross_entropy(logits, targets, reduction="none")
 
-    size = max(1, CHUNK_ELEMENTS // config.vocab_size)
-    chunks = zip(pack.predictors.split(size), pack.targets.split(size))
-    return torch.cat([checkpoint(chunk_logprobs, hidden[p], t, use_reentrant=False) for p, t in chunks])
+    return head_logprobs(chunk_logprobs, head, hidden[pack.predictors], pack.targets)
+
+
+def head_logprobs(chunk_logprobs: Callable, head: torch.nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    """`chunk_logprobs(states, targets)` in chunks whose logits are freed before the next: [trained tokens].
+
+    A token's log-probability depends on its own state [hidden size] alone, and what arrives from the loss is one number
+    a token. So under a frozen head the forward pass takes the gradient along, and the backward pass only scales it: two
+    products with the vocabulary instead of three. A head that is trained is recomputed in the backward pass.
+    """
+
+    def with_slope(states: Tensor, targets: Tensor) -> Tensor:
+        own = states.detach().requires_grad_()
+        logprobs = chunk_logprobs(own, targets)
+        (slope,) = torch.autograd.grad(logprobs.sum(), own)  # [chunk, hidden size], a row a token
+        return logprobs.detach() + (slope * (states - own.detach())).sum(-1)  # adds 0, with the gradient `slope`
+
+    size = max(1, CHUNK_ELEMENTS // head.out_features)
+    chunks = zip(states.split(size), targets.split(size))
+    if not torch.is_grad_enabled():
+        return torch.cat([chunk_logprobs(*chunk) for chunk in chunks])
+    if not any(p.requires_grad for p in head.parameters()):
+        return torch.cat([with_slope(*chunk) for chunk in chunks])
+    return torch.cat([checkpoint(chunk_logprobs, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def check_model(model) -> None:

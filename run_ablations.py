@@ -3,6 +3,7 @@
 The YAML names a base recipe (`extends`) and each arm's own flags (`arms`). Runs lie in results/ablations/runs by a
 digest of their flags: arms that sweeps share are run once, a finished run is not run again, and a killed one resumes
 from its checkpoint, so that the same command continues a sweep. A failed arm is named and does not stop the others.
+Any other flag, such as --model_name_or_path FOLDER, goes to every run.
 Writes table.md, results.json and curves.png into results/ablations/NAME.
 """
 
@@ -19,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from checkpoint import checkpoints
-from cli import ROOT, run
+from cli import ROOT, run, yaml_settings
 from data.problems import BadInput
 from plot_results import interval, plot_arms, read_lines
 
@@ -27,7 +28,7 @@ RUNS = Path("results/ablations/runs")
 
 
 def run_folder(base: Path, flags: dict) -> Path:
-    settings = json.dumps([base.read_text(), flags], sort_keys=True)
+    settings = json.dumps({**yaml_settings(str(base)), **flags}, sort_keys=True)
     return RUNS / f"{hashlib.sha256(settings.encode()).hexdigest()[:10]}-seed{flags['seed']}"
 
 
@@ -117,7 +118,10 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="a YAML file under recipes/ablations")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of every arm")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="runs at once")
-    args = parser.parse_args()
+    args, shared = parser.parse_known_args()
+    if len(shared) % 2 or not all(word.startswith("--") for word in shared[::2]):
+        raise BadInput(f"{' '.join(shared)}: flags for every run are written --flag value")
+    shared = {word.removeprefix("--"): value for word, value in zip(shared[::2], shared[1::2])}
     try:
         sweep = yaml.safe_load(args.sweep.read_text())
         arms, base = sweep["arms"], args.sweep.parent / sweep["extends"]
@@ -125,7 +129,7 @@ def main() -> None:
         raise BadInput(f"{args.sweep}: not a sweep with `extends` and `arms` ({error})") from error
     output = RUNS.parent / args.sweep.stem
     grid = [(arm, seed) for seed in range(args.seeds) for arm in arms]
-    flags = {(arm, seed): {**(arms[arm] or {}), "seed": seed} for arm, seed in grid}
+    flags = {(arm, seed): {**(arms[arm] or {}), **shared, "seed": seed} for arm, seed in grid}
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = pool.map(lambda place: run_arm(base, flags[place], threads), grid)

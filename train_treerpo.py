@@ -73,7 +73,7 @@ class Flags(ModelAndDataFlags):
     dataset_name: str = flag("arithmetic", "name, Hub id or file; a slice may follow, e.g. svamp[:700]")
     max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
     # The tree
-    branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2")
+    branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2 1")
     depth: int = flag(3, "steps from the prompt to a leaf, D; the number of widths where branching has several")
     step_tokens: int = flag(384, "most new tokens in a step, L_step")
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
@@ -126,7 +126,7 @@ def check_flags(flags: Flags, processes: int) -> None:
         flags.branching = flags.branching * max(flags.depth, 1)
     flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
     check_least(
-        flags, branching=2, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
+        flags, branching=1, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
         max_steps=1, max_bad_updates=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0,
         grade_noise=0,
         lora_r=1, seed=0, logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1,
@@ -134,6 +134,8 @@ def check_flags(flags: Flags, processes: int) -> None:
     )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
         raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
+    if flags.branching[0] < 2:
+        raise BadInput("--branching 1: steps without siblings have no advantage; the first depth needs at least 2")
     if flags.prompts_per_step % processes:
         raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
     if flags.beta and not flags.use_peft:

@@ -94,7 +94,7 @@ def warp(logits: Tensor, temperature: float, top_p: float, top_k: int, keep: Ten
     The loss calls it too, so that both sides speak of one distribution; there `keep`, [rows, 1], holds the sampled
     tokens, which stay in the crop even where the policy has moved on.
     """
-    logits = logits / temperature if temperature > 0 else logits
+    logits = logits if temperature in (0, 1) else logits / temperature
     cropped = TopKLogitsWarper(top_k)(None, logits) if top_k > 0 else logits
     cropped = TopPLogitsWarper(top_p)(None, cropped) if top_p < 1 else cropped
     return cropped if keep is None or cropped is logits else cropped.scatter(1, keep, logits.gather(1, keep))

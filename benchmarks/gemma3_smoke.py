@@ -8,6 +8,8 @@ base model it solves a few percent of SVAMP: what this shows is that every part 
 """
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,19 +34,35 @@ def save_checkpoint(folder: Path) -> None:
             delattr(config, name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
+    breaks = [tokenizer.convert_tokens_to_ids(text) for text in ("\n", "\n\n")]
+    model.generation_config.eos_token_id = [
+        tokenizer.eos_token_id,
+        *breaks,
+    ]  # after worked examples a line is an answer
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
 
 
+def write_small_problems(data_dir: Path, folder: Path) -> None:
+    """The problems whose numbers are at most 30, for recipes/gemma3-svamp.yaml: the base solves some of them."""
+    with (folder / "svamp_small.jsonl").open("w") as file:
+        for line in (data_dir / "svamp.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            numbers = [int(number) for number in re.findall(r"\d+", row["problem"] + " " + row["answer"])]
+            if max(numbers) <= 30:
+                file.write(line + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_dir", help="folder with svamp.jsonl")
+    parser.add_argument("data_dir", type=Path, help="folder with svamp.jsonl")
     parser.add_argument("--output_dir", default=ROOT / "results" / "gemma3-smoke", type=Path)
     args = parser.parse_args()
     model = args.output_dir / "model"
     if not (model / "config.json").exists():
         args.output_dir.mkdir(parents=True, exist_ok=True)
         save_checkpoint(args.output_dir)
+    write_small_problems(args.data_dir, args.output_dir)
     shared = ["--model_name_or_path", model, "--data_dir", args.data_dir, "--num_shots", 3, "--max_rows", 64]
     for script, flags in (
         ("train_treerpo.py", [

@@ -4,19 +4,22 @@
 
 step rows: a row a step, its whole prefix before it. path rows: a row a leaf path, so that shared steps are trained more
 than once. floor: one causal row with as many tokens as the tree, no tree mask. All make logits at trained positions
-only, in the same chunks.
+only, in the same chunks, and train a LoRA adapter as the trainer does (--lora_r 0: all weights).
 """
 
 import torch
 from common import arguments, device, load, measure, report
-from torch.utils.checkpoint import checkpoint
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
 
-from policy import CHUNK_ELEMENTS, pack, token_logprobs
+from policy import head_logprobs, pack, token_logprobs
 from tree_sampler import Tree
 
-args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, max_pack_tokens=4096)
-_, model = load(args.model)
-config = model.config
+args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, max_pack_tokens=4096, lora_r=16)
+_, causal = load(args.model)
+config = causal.config
+lora = LoraConfig(r=args.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+model = get_peft_model(causal, lora) if args.lora_r else causal
 generator = torch.Generator().manual_seed(0)
 
 
@@ -42,16 +45,13 @@ advantages = torch.randn(len(parent), generator=generator)
 
 def row_logprobs(rows: torch.Tensor, trained: int) -> torch.Tensor:
     """Log-probabilities [rows, trained] of the last `trained` tokens of each row, as token_logprobs makes them."""
-    hidden = model.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state[:, -trained - 1 : -1]
-    head = model.get_output_embeddings()
+    hidden = causal.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state[:, -trained - 1 : -1]
+    head = causal.get_output_embeddings()
 
     def chunk(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = head(states).float()
-        return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(-1)
+        return -cross_entropy(head(states).float(), targets, reduction="none")
 
-    size = CHUNK_ELEMENTS // config.vocab_size
-    parts = zip(hidden.flatten(0, 1).split(size), rows[:, -trained:].flatten().split(size))
-    return torch.cat([checkpoint(chunk, *part, use_reentrant=False) for part in parts])
+    return head_logprobs(chunk, head, hidden.flatten(0, 1), rows[:, -trained:].flatten())
 
 
 def train_rows(rows: list[list[int]], trained: int) -> None:

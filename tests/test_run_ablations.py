@@ -44,7 +44,7 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
     tree = {"branching": [3, 2]}
     arms = {"tree": tree, "flat": {"branching": 4, "depth": 1}, "broken": {"learning_rate": -1}, "same tree": tree}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"extends": "base.yaml", "arms": arms}, sort_keys=False))
-    monkeypatch.setattr(sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "1"])
+    monkeypatch.setattr(sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "1", "--lora_r", "4"])
     run_ablations.main()
     printed = capsys.readouterr()
     assert "failed: broken, seed 0: error: --temperature and --learning_rate must be above 0" in printed.err
@@ -54,12 +54,14 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
     assert "| broken |" not in table and len(list(runs.glob("*/adapter"))) == 2  # what arms share is run once
     assert (folder / "curves.png").stat().st_size > 10_000
     base = tmp_path / "base.yaml"
-    rows = read(run_ablations.run_folder(base, {**tree, "seed": 0}) / "metrics.jsonl")
+    folder_of_tree = run_ablations.run_folder(base, {**tree, "lora_r": "4", "seed": 0})
+    rows = read(folder_of_tree / "metrics.jsonl")
+    assert yaml.safe_load((folder_of_tree / "config.yaml").read_text())["lora_r"] == 4
     points = yaml.safe_load((folder / "results.json").read_text())["tree"][0]
     assert [p["update"] for p in points] == [0, 1, 2]
     assert points[-1]["sampled_tokens"] == sum(row["sampled_tokens"] for row in rows if "reward" in row)
     before = {path: path.stat().st_mtime for path in runs.glob("*/metrics.jsonl")}
-    flat = run_ablations.run_folder(base, {**arms["flat"], "seed": 0})
+    flat = run_ablations.run_folder(base, {**arms["flat"], "lora_r": "4", "seed": 0})
     (flat / "adapter").rename(flat / "gone")  # as if killed after its last checkpoint
     run_ablations.main()
     changed = [path.parent.name for path, time in before.items() if path.stat().st_mtime != time]
@@ -69,6 +71,7 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
 
 def test_bad_sweeps(tmp_path, capsys):
     assert "not a sweep" in refused(run_ablations.main, [tmp_path / "none.yaml"], capsys)
+    assert "written --flag value" in refused(run_ablations.main, [tmp_path / "none.yaml", "--lora_r"], capsys)
     (tmp_path / "list.yaml").write_text("- 1\n")
     assert "not a sweep" in refused(run_ablations.main, [tmp_path / "list.yaml"], capsys)
 
@@ -81,3 +84,11 @@ def test_the_sweeps_of_the_suite_name_flags_that_exist():
         sweep = yaml.safe_load(path.read_text())
         known = cli.parse_flags(train_treerpo.Flags, ["--config", str(path.parent / sweep["extends"])], "")
         assert all(set(flags) <= set(vars(known)) for flags in sweep["arms"].values())
+
+
+def test_a_run_is_named_by_what_its_recipe_extends_too(tmp_path):
+    (tmp_path / "base.yaml").write_text("max_steps: 2\n")
+    (tmp_path / "arm.yaml").write_text("extends: base.yaml\n")
+    before = run_ablations.run_folder(tmp_path / "arm.yaml", {"seed": 0})
+    (tmp_path / "base.yaml").write_text("max_steps: 3\n")
+    assert run_ablations.run_folder(tmp_path / "arm.yaml", {"seed": 0}) != before
