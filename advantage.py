@@ -133,7 +133,8 @@ def leaf_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune
 
 def tree_grpo_advantages(rewards: Tensor, parent: Tensor, scale: str = "group", prune_threshold: float = 0.0) -> Tensor:
     """Tree-GRPO (arXiv 2509.21240): a leaf's advantage within its own tree plus that among the leaves of all trees of
-    the prompt. Its prompt has several trees; here they are the subtrees under the root's children.
+    the prompt, as the code of AMAP-ML/Tree-GRPO adds them. Its prompt has several trees; here they are the subtrees
+    under the root's children.
 
     Args, Returns, Raises: as `sibling_advantages`.
     """

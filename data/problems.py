@@ -162,17 +162,22 @@ def _normalise(
 
     problem = choose("--problem_column", problem_column or source.problem, PROBLEM_COLUMNS)
     answer = choose("--answer_column", answer_column or source.answer, ANSWER_COLUMNS)
-    rows, bad = [], []
+    rows, bad, repeated, ids = [], [], [], set()
     for number, row in enumerate(table, 1):
         question, gold = row.get(problem), row.get(answer)
         gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
         gold = ", ".join(map(str, gold)) if isinstance(gold, list) else gold
         gold = "" if gold is None or isinstance(gold, dict) else _short(str(gold))
-        if isinstance(question, str) and question.strip() and gold:
-            rows.append({"id": str(row.get("id", f"{name}/{number - 1}")), "problem": question.strip(), "answer": gold})
-        else:
+        own_id = str(row.get("id", f"{name}/{number - 1}"))
+        if not (isinstance(question, str) and question.strip() and gold):
             bad.append(number)
+        elif own_id in ids:
+            repeated.append(number)
+        else:
+            ids.add(own_id)
+            rows.append({"id": own_id, "problem": question.strip(), "answer": gold})
     _report(name, bad, "without a problem or an answer")
+    _report(name, repeated, "with the id of an earlier row")
     return rows
 
 

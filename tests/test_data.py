@@ -54,6 +54,13 @@ def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
     assert "skipped 2 rows without a problem or an answer" in caplog.text
 
 
+def test_ids_that_repeat_are_named(tmp_path, caplog):
+    rows = [{"id": i, "problem": f"p{place}", "answer": "1"} for place, i in enumerate((7, 8, 7, "8", 9))]
+    with caplog.at_level(logging.WARNING):
+        assert [r["problem"] for r in load_problems(write(tmp_path / "mine.jsonl", rows))] == ["p0", "p1", "p4"]
+    assert "skipped 2 rows with the id of an earlier row (rows 3, 4)" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
 def test_other_files(tmp_path, suffix):
     import datasets

@@ -365,7 +365,7 @@ def test_another_run_is_not_overwritten(finished, capsys):
 
 
 def test_long_prompts_are_counted_and_rows_without_an_answer_named(tmp_path, capsys, caplog):
-    rows = [{"problem": "2+3", "answer": "5"}, {"problem": "1" * 60, "answer": "1"}, {"problem": "9"}]
+    rows = [{"problem": "2+3", "answer": "5"}, {"problem": "1" * 10**6, "answer": "1"}, {"problem": "9"}]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     train(tmp_path / "run", dataset_name=tmp_path / "mine.jsonl", prompt_template="{problem}\\n", max_steps=1)
     assert "1 prompts longer than max_prompt_length 32" in caplog.text
