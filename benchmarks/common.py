@@ -27,9 +27,9 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser.add_argument("--model", default="tiny", help="tiny, 50m, 350m or the folder of a checkpoint")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every rival runs once in each")
     for name, value in defaults.items():
-        parser.add_argument(
-            f"--{name}", default=value, type=type(value), nargs="+" if isinstance(value, list) else None
-        )
+        many = isinstance(value, list)
+        kind = type(value[0] if many else value)
+        parser.add_argument(f"--{name}", default=value, type=kind, nargs="+" if many else None)
     return parser.parse_args()
 
 

@@ -22,11 +22,11 @@ from policy import pack, policy_loss, token_logprobs
 from reward import Grader
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, problems=24, draws=16, fresh=256, step_tokens=24)
+args = arguments(__doc__, problems=24, draws=16, fresh=256, step_tokens=24, shape=[6, 2, 2])
 tokenizer, model = load(args.model)
 problems = load_problems("arithmetic", "train")[: args.problems]
 prompts = [tokenizer.encode(arithmetic.PROMPT_TEMPLATE.replace("{problem}", row["problem"])) for row in problems]
-SHAPE = [6, 2, 2]
+SHAPE = args.shape
 
 
 def rewards_of(trees: list, answers: list[str], grader: Grader, prefixes: list[list[int]] | None = None) -> list:
@@ -86,6 +86,7 @@ def gradient_noise(grader: Grader) -> dict:
         "treerpo, bernoulli": (tree_sampler, "treerpo", "bernoulli"),
         "treerpo, none": (tree_sampler, "treerpo", "none"),
         "path_share, none": (tree_sampler, "path_share", "none"),
+        "treerpo, group": (tree_sampler, "treerpo", "group"),
         "grpo on trees, none": (tree_sampler, "grpo", "none"),
         f"grpo, {width} flat, none": (flat_sampler, "treerpo", "none"),
         f"grpo, {width} flat, group": (flat_sampler, "treerpo", "group"),
@@ -122,4 +123,4 @@ for depth, row in errors.items():
 for name, row in noise.items():
     print(f"{name:24} " + "  ".join(f"{key} {value:,.3f}" for key, value in row.items()))
 found = {"settings": vars(args), "step_reward_errors": errors, "gradient_noise": noise}
-write_results("credit-tiny", found)
+write_results("credit-" + "-".join(map(str, SHAPE)), found)

@@ -14,7 +14,7 @@ from data.problems import load_problems
 from reward import Grader
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, samples=40, most_right=1, problems=2400)
+args = arguments(__doc__, samples=40, most_right=1, problems=1600)
 tokenizer, model = load(args.model)
 sampler = TreeSampler(model, tokenizer, args.samples, 1, 72, max_rows=640)
 problems = load_problems("arithmetic", "train")[: args.problems]
