@@ -100,7 +100,13 @@ def plot_run(run: Path) -> Path:
 
 STYLE = """body { font: 14px sans-serif; margin: 2em } details { margin-left: 1.2em; border-left: 1px solid #ccc }
 summary { padding: 2px 6px } summary:focus { outline: 2px solid #0072B2 } code { white-space: pre-wrap }
-.figures, .pruned { color: #767676 }"""
+.kept, .pruned { display: block; margin-left: 1.3em }
+.figures, .pruned { color: #666 }"""
+
+
+LEGEND = """A line is a step: its reward is the mean of its children's, its advantage is relative to its siblings.
+<b>Blue</b>: better than they are; <b>orange</b>: worse; grey letters: the group was pruned. A leaf shows its answer and
+whether it is right. Click or press Enter to fold, Tab to move on."""
 
 
 def write_trees(path: Path, last: int = 30) -> Path:
@@ -111,6 +117,7 @@ def write_trees(path: Path, last: int = 30) -> Path:
     pruned; a leaf shows its answer and its grade. Texts are escaped: model output is untrusted.
     """
     parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(str(path))}</title><style>{STYLE}</style>"]
+    parts.append(f"<h1>Sampled trees</h1><p>{LEGEND}</p>")
 
     def add(nodes: list[dict], children: list[list[int]], i: int, before: str) -> None:
         node = nodes[i]
@@ -128,11 +135,13 @@ def write_trees(path: Path, last: int = 30) -> Path:
             add(nodes, children, child, before + node["text"])
         parts.append("</details>")
 
-    for record in read_lines(path)[-last:] if path.exists() else []:
+    records = read_lines(path)[-last:] if path.exists() else []
+    for record in records:
         children: list[list[int]] = [[] for _ in record["nodes"]]
         for i, node in enumerate(record["nodes"][1:], 1):
             children[node["parent"]].append(i)
-        parts.append(f"<details><summary><b>update {record['update']}: {html.escape(record['problem'])}</b>"
+        shown = "open" if record is records[0] else ""
+        parts.append(f"<details {shown}><summary><b>update {record['update']}: {html.escape(record['problem'])}</b>"
                      f" (gold answer <code>{html.escape(record['answer'])}</code>)</summary>")  # fmt: skip
         add(record["nodes"], children, 0, "")
         parts.append("</details>")
@@ -151,11 +160,13 @@ def plot_arms(curves: dict[str, list[list[dict]]], path: Path) -> Path:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     scales = {score: (100, "sampled pass@1 [%]"), "sampled_length": (1, "sampled length [tokens]")}
     panels = [("update", score), ("sampled_tokens", score), ("seconds", score), ("update", "sampled_length")]
-    for (arm, runs), colour in zip(curves.items(), COLOURS * len(curves)):
+    for number, (arm, runs) in enumerate(curves.items()):
+        colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
         for ax, (x, y) in zip(axes.flat, panels):
             xs = [sum(p[x] for p in points) / len(points) for points in zip(*runs)]
             ys = [[scales[y][0] * p[y] for p in points] for points in zip(*runs)]
-            ax.plot(xs, [sum(values) / len(values) for values in ys], color=colour, marker="o", markersize=3, label=arm)
+            means = [sum(values) / len(values) for values in ys]
+            ax.plot(xs, means, color=colour, linestyle=style, marker="o", markersize=3, label=arm)
             ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=colour, alpha=0.15)
         ends = [points[-1] for points in runs]
         axes[1, 1].scatter([p["sampled_length"] for p in ends], [100 * p[score] for p in ends], color=colour, label=arm)

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,12 @@ def point_at(points: list[dict], key: str, budget: float) -> dict:
     return {name: low[name] + share * (high[name] - low[name]) for name in low}
 
 
+def cell(values: list[float], form: str) -> str:
+    """Mean and 95 % interval over seeds; of one seed there is no interval."""
+    mean, half = interval(values)
+    return f"{mean:{form}}" + (f" ± {half:{form.lstrip('+')}}" if len(values) > 1 else "")
+
+
 def table(curves: dict[str, list[list[dict]]], choose) -> str:
     """Markdown: an arm a row, mean and 95 % interval over seeds of the point that `choose` takes from each curve, and
     of the differences to the first arm's, seed by seed."""
@@ -90,13 +97,10 @@ def table(curves: dict[str, list[list[dict]]], choose) -> str:
     for arm, runs in curves.items():
         chosen, cells = [choose(points) for points in runs], []
         for key in columns:
-            mean, half = interval([point[key] for point in chosen])
             share = "@" in key or key.endswith("unfinished")
-            digits = 0 if mean >= 1000 else 1
-            numbers = f"{mean:,.{digits}f} ± {half:,.{digits}f}"
-            cells.append(f"{100 * mean:.1f} ± {100 * half:.1f} %" if share else numbers)
-        mean, half = interval([100 * (mine[score] - other[score]) for mine, other in zip(chosen, first)])
-        cells.append(f"{mean:+.1f} ± {half:.1f}")
+            values = [100 * point[key] if share else point[key] for point in chosen]
+            cells.append(cell(values, ",.1f" if share or statistics.fmean(values) < 1000 else ",.0f") + " %" * share)
+        cells.append(cell([100 * (mine[score] - other[score]) for mine, other in zip(chosen, first)], "+.1f"))
         lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
