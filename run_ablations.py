@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -79,10 +78,11 @@ def point_at(points: list[dict], key: str, budget: float) -> dict:
     return {name: low[name] + share * (high[name] - low[name]) for name in low}
 
 
-def cell(values: list[float], form: str) -> str:
+def cell(values: list[float], sign: str = "") -> str:
     """Mean and 95 % interval over seeds; of one seed there is no interval."""
     mean, half = interval(values)
-    return f"{mean:{form}}" + (f" ± {half:{form.lstrip('+')}}" if len(values) > 1 else "")
+    digits = 0 if mean >= 1000 else 1
+    return f"{mean:{sign},.{digits}f}" + (f" ± {half:,.{digits}f}" if len(values) > 1 else "")
 
 
 def table(curves: dict[str, list[list[dict]]], choose) -> str:
@@ -98,9 +98,8 @@ def table(curves: dict[str, list[list[dict]]], choose) -> str:
         chosen, cells = [choose(points) for points in runs], []
         for key in columns:
             share = "@" in key or key.endswith("unfinished")
-            values = [100 * point[key] if share else point[key] for point in chosen]
-            cells.append(cell(values, ",.1f" if share or statistics.fmean(values) < 1000 else ",.0f") + " %" * share)
-        cells.append(cell([100 * (mine[score] - other[score]) for mine, other in zip(chosen, first)], "+.1f"))
+            cells.append(cell([100 * point[key] if share else point[key] for point in chosen]) + " %" * share)
+        cells.append(cell([100 * (mine[score] - other[score]) for mine, other in zip(chosen, first)], "+"))
         lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -16,8 +16,8 @@ import torch
 from common import arguments, device, load, write_results
 
 from advantage import ESTIMATORS, step_rewards
-from data import arithmetic
-from data.problems import load_problems
+from data.arithmetic import PROMPT_TEMPLATE
+from data.problems import encode_prompt, load_problems
 from policy import pack, policy_loss, token_logprobs
 from reward import Grader
 from tree_sampler import TreeSampler
@@ -25,8 +25,7 @@ from tree_sampler import TreeSampler
 args = arguments(__doc__, problems=24, draws=16, fresh=256, step_tokens=24, shape=[6, 2, 2])
 tokenizer, model = load(args.model)
 problems = load_problems("arithmetic", "train")[: args.problems]
-prompts = [tokenizer.encode(arithmetic.PROMPT_TEMPLATE.replace("{problem}", row["problem"])) for row in problems]
-SHAPE = args.shape
+prompts = [encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in problems]
 
 
 def rewards_of(trees: list, answers: list[str], grader: Grader, prefixes: list[list[int]] | None = None) -> list:
@@ -42,14 +41,16 @@ def rewards_of(trees: list, answers: list[str], grader: Grader, prefixes: list[l
 
 
 def step_reward_errors(grader: Grader) -> dict:
-    sampler = TreeSampler(model, tokenizer, SHAPE, len(SHAPE), args.step_tokens, max_rows=512)
+    sampler = TreeSampler(model, tokenizer, args.shape, len(args.shape), args.step_tokens, max_rows=512)
     trees = sampler.sample(prompts, list(range(len(prompts))))
     squares, noise = defaultdict(list), defaultdict(list)
     for tree, rewards, row in zip(trees, rewards_of(trees, [row["answer"] for row in problems], grader), problems):
         inner = sorted(set(tree.parent.tolist()) - {-1})
         for node in [0, *inner[1:3], *inner[-2:]]:  # the prompt, the first steps, the last inner steps
             depth, path = int(tree.depth[node]), tree.completion_ids(node)
-            rest = TreeSampler(model, tokenizer, args.fresh, 1, args.step_tokens * (len(SHAPE) - depth), max_rows=512)
+            rest = TreeSampler(
+                model, tokenizer, args.fresh, 1, args.step_tokens * (len(args.shape) - depth), max_rows=512
+            )
             (fresh,) = rest.sample([tree.prompt_ids + path], [10**6 + node])
             (value,) = rewards_of([fresh], [row["answer"]], grader, [path])
             mean = value[0].item()
@@ -59,7 +60,7 @@ def step_reward_errors(grader: Grader) -> dict:
         depth: {
             "nodes": len(values),
             "rms_error": math.sqrt(max(statistics.fmean(values) - statistics.fmean(noise[depth]), 0.0)),
-            "children": SHAPE[depth],
+            "children": args.shape[depth],
         }
         for depth, values in sorted(squares.items())
     }
@@ -75,13 +76,13 @@ def gradient(trees: list, advantages: list[torch.Tensor]) -> torch.Tensor:
 
 
 def gradient_noise(grader: Grader) -> dict:
-    tree_sampler = TreeSampler(model, tokenizer, SHAPE, len(SHAPE), args.step_tokens, max_rows=512)
+    tree_sampler = TreeSampler(model, tokenizer, args.shape, len(args.shape), args.step_tokens, max_rows=512)
     trees = tree_sampler.sample(prompts, [10**7 + i for i in range(len(prompts))])
     sizes = [sum(map(len, tree.tokens)) for tree in trees]
-    probe = TreeSampler(model, tokenizer, 8, 1, args.step_tokens * len(SHAPE), max_rows=512)
+    probe = TreeSampler(model, tokenizer, 8, 1, args.step_tokens * len(args.shape), max_rows=512)
     lengths = [len(t) for tree in probe.sample(prompts, list(range(len(prompts)))) for t in tree.tokens[1:]]
     width = max(2, round(statistics.fmean(sizes) / statistics.fmean(lengths)))
-    flat_sampler = TreeSampler(model, tokenizer, width, 1, args.step_tokens * len(SHAPE), max_rows=512)
+    flat_sampler = TreeSampler(model, tokenizer, width, 1, args.step_tokens * len(args.shape), max_rows=512)
     arms = {
         "treerpo, bernoulli": (tree_sampler, "treerpo", "bernoulli"),
         "treerpo, none": (tree_sampler, "treerpo", "none"),
@@ -123,4 +124,4 @@ for depth, row in errors.items():
 for name, row in noise.items():
     print(f"{name:24} " + "  ".join(f"{key} {value:,.3f}" for key, value in row.items()))
 found = {"settings": vars(args), "step_reward_errors": errors, "gradient_noise": noise}
-write_results("credit-" + "-".join(map(str, SHAPE)), found)
+write_results("credit-" + "-".join(map(str, args.shape)), found)

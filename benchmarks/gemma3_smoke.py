@@ -35,10 +35,7 @@ def save_checkpoint(folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     breaks = [tokenizer.convert_tokens_to_ids(text) for text in ("\n", "\n\n")]
-    model.generation_config.eos_token_id = [
-        tokenizer.eos_token_id,
-        *breaks,
-    ]  # after worked examples a line is an answer
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *breaks]  # an answer is a line
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
 

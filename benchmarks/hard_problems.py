@@ -8,27 +8,28 @@ Each problem is sampled 40 times; it is kept where at most one completion is rig
 import json
 
 from common import ROOT, arguments, load
+from tqdm import trange
 
-from data import arithmetic
-from data.problems import load_problems
+from data.arithmetic import PROMPT_TEMPLATE
+from data.problems import completion_text, encode_prompt, load_problems
 from reward import Grader
+from train_treerpo import sample_and_grade
 from tree_sampler import TreeSampler
 
 args = arguments(__doc__, samples=40, most_right=1, problems=1600)
 tokenizer, model = load(args.model)
 sampler = TreeSampler(model, tokenizer, args.samples, 1, 72, max_rows=640)
 problems = load_problems("arithmetic", "train")[: args.problems]
-kept, right = [], 0.0
+right: list[float] = []  # completions of each problem
 with Grader() as grader:
-    for start in range(0, len(problems), 200):
+    for start in trange(0, len(problems), 200, desc="sample"):
         rows = problems[start : start + 200]
-        prompts = [tokenizer.encode(arithmetic.PROMPT_TEMPLATE.replace("{problem}", row["problem"])) for row in rows]
-        for row, tree in zip(rows, sampler.sample(prompts, list(range(start, start + len(rows))))):
-            texts = [tokenizer.decode(tree.completion_ids(leaf), skip_special_tokens=True) for leaf in tree.leaves()]
-            found = sum(grader.grade_batch(texts, [row["answer"]] * len(texts)))
-            right += found
-            if found <= args.most_right:
-                kept.append(row)
-        print(f"{start + len(rows)} of {len(problems)}: {len(kept)} kept", flush=True)
-print(f"pass@1 of all {right / len(problems) / args.samples:.3f}")
+        _, rewards = sample_and_grade(
+            sampler, [encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in rows],
+            list(range(start, start + len(rows))), [row["answer"] for row in rows], grader,
+            lambda ids: completion_text(tokenizer, ids), {},
+        )  # fmt: skip
+        right += [values.nansum().item() for values in rewards]
+kept = [row for row, count in zip(problems, right) if count <= args.most_right]
+print(f"{len(kept)} of {len(problems)} kept; pass@1 of all {sum(right) / len(problems) / args.samples:.3f}")
 (ROOT / "data" / "arithmetic_hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
