@@ -20,7 +20,7 @@ test: setup
 
 # The fault tests with many tries; about half an hour on 2 cores.
 faults: setup
-	KILLS=50 WORKER_KILLS=200 HOSTILE=100000 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_scripts.py
+	KILLS=50 WORKER_KILLS=200 HOSTILE=100000 $(BIN)/python -m pytest -s tests/faults tests/test_scripts.py
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache

@@ -56,8 +56,6 @@ def describe(flags, model, longest_prompt: int, processes: int, device: torch.de
     if weights + sampling > memory:
         lines.append("sampling may not fit: lower --max_rows")
     if weights + training > memory:
-        hint = "lower --max_pack_tokens" + (
-            "" if flags.gradient_checkpointing else " or set --gradient_checkpointing true"
-        )
-        lines.append(f"training may not fit: {hint}")
+        more = "" if flags.gradient_checkpointing else " or set --gradient_checkpointing true"
+        lines.append(f"training may not fit: lower --max_pack_tokens{more}")
     return "\n".join(lines)

@@ -45,7 +45,7 @@ class StopSignal:
 
     def leave(self, how_to_go_on: str) -> None:
         print(f"stopped: {how_to_go_on}", file=sys.stderr)
-        sys.exit(128 + (self.asked or signal.SIGTERM))  # another process may have been asked
+        sys.exit(128 + (self.asked or signal.SIGTERM))  # it may be another process that was asked
 
 
 def open_run(flags, default_name: str) -> tuple[Path, Path | None]:
@@ -160,10 +160,8 @@ def load_checkpoint(path: Path, model, optimizer, scheduler, flags, process: int
     for name, value in vars(flags).items():
         was = state["flags"].get(name)
         if name not in FREE_ON_RESUME and was != value:
-            raise BadInput(
-                f"--resume_from_checkpoint {path}: was made with --{name} {was}, not {value}; resume with the same, "
-                "or start a new run in another --output_dir"
-            )
+            advice = "resume with the same, or start a new run in another --output_dir"
+            raise BadInput(f"--resume_from_checkpoint {path}: was made with --{name} {was}, not {value}; {advice}")
     if flags.use_peft:
         set_peft_model_state_dict(model, adapter)
     else:

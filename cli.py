@@ -74,10 +74,6 @@ def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: Path
     parser.add_argument("--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins")
     parser.error = lambda message: _raise(BadInput(message))
     known = [f.name for f in fields(kind)]
-    unknown = [a for a in argv if a.startswith("--") and a[2:].split("=")[0].replace("-", "_") not in
-               [*known, "config", "help", *(f"no_{name}" for name in known)]]  # fmt: skip
-    if unknown:
-        raise BadInput(f"unknown flag {unknown[0].split('=')[0]}{_nearest(unknown[0][2:].split('=')[0], known, '--')}")
     # 8,4,2 is 8 4 2
     argv = [part for word in argv for part in (word.split(",") if re.fullmatch(r"\d+(,\d+)+", word) else [word])]
     given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -85,7 +81,12 @@ def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: Path
     config, rest = given.parse_known_args(argv)
     named = any(word.replace("-", "_").startswith("__model_name_or_path") for word in rest)
     path = config.config or (None if named or demo is None else str(demo))
-    return parser.parse_args_into_dataclasses([*(_yaml_flags(path, known) if path else []), *rest])[0]
+    words = [*(_yaml_flags(path, known) if path else []), *rest]
+    flags, *_, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        raise BadInput(f"unknown flag {name}{_nearest(name.lstrip('-'), known, '--')}")
+    return flags
 
 
 def check_least(flags, **bounds: float) -> None:
@@ -118,15 +119,19 @@ def yaml_settings(path: str) -> dict:
     return {**(yaml_settings(str(Path(path).parent / base)) if base else {}), **settings}
 
 
+def flag_words(settings: dict) -> list[str]:
+    """Flags as command-line words; a flag that is None is left out."""
+    given = {key: value if isinstance(value, list) else [value] for key, value in settings.items() if value is not None}
+    return [word for key, values in given.items() for word in (f"--{key}", *map(str, values))]
+
+
 def _yaml_flags(path: str, known: list[str]) -> list[str]:
     """The keys of a YAML file as command-line words, so that both are checked in one place."""
-    words = []
-    for key, value in yaml_settings(path).items():
+    settings = yaml_settings(path)
+    for key in settings:
         if key not in known:
             raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), known)}")
-        if value is not None:
-            words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-    return words
+    return flag_words(settings)
 
 
 def run(main: Callable[[], None]) -> None:

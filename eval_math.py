@@ -14,14 +14,15 @@ import math
 import re
 import statistics
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from peft import PeftModel
-from tqdm import tqdm
+from tqdm import trange
 
 from checkpoint import write_whole
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
@@ -58,9 +59,7 @@ def majority(answers: list[str | None], grades: list[float]) -> float:
     >>> majority(["5", "6", "5", None], [1.0, 0.0, 1.0, 0.0])
     1.0
     """
-    votes = Counter(a for a in answers if a is not None)
-    most = max(votes.values(), default=0)
-    winners = [a for a, count in votes.items() if count == most]
+    winners = statistics.multimode(a for a in answers if a is not None)
     return statistics.fmean(grades[answers.index(a)] for a in winners) if winners else 0.0
 
 
@@ -103,30 +102,24 @@ def evaluate(model, tokenizer, name: str, problems: list[dict], grader, accelera
     """
     template = template_for(name, flags.prompt_template)
     prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+    to_text = partial(completion_text, tokenizer, template=template, num_shots=flags.num_shots)
     mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
-    total = len(mine) * (1 + flags.num_samples)
-    bar = tqdm(total=total, desc=name, unit="completion", leave=False, disable=not accelerator.is_main_process)
     rows = []
     for width, temperature in ((1, 0.0), (flags.num_samples, flags.temperature))[: 1 + (flags.num_samples > 0)]:
         sampler = TreeSampler(
             model, tokenizer, width, 1, flags.max_new_tokens, temperature, flags.top_p, max_rows=flags.max_rows
         )
         share = max(1, flags.max_rows // width)
-        for start in range(0, len(mine), share):
+        for start in trange(0, len(mine), share, desc=name, leave=False, disable=not accelerator.is_main_process):
             chosen = mine[start : start + share]
             trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
-            texts = [
-                completion_text(tokenizer, tree.completion_ids(leaf), template, flags.num_shots)
-                for _, tree, leaf in leaves
-            ]
+            texts = [to_text(tree.completion_ids(leaf)) for _, tree, leaf in leaves]
             grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
             for (i, tree, leaf), text, value in zip(leaves, texts, grades):
                 row = {"index": i, **problems[i], "greedy": temperature == 0, "completion": text, "grade": value}
                 length, finished = len(tree.tokens[leaf]), bool(tree.finished[leaf])
                 rows.append(row | {"extracted": extract_answer(text), "length": length, "finished": finished})
-            bar.update(len(leaves))
-    bar.close()
     rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
     if accelerator.is_main_process:
         path = output / "eval" / (re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") + ".jsonl")

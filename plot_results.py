@@ -8,6 +8,7 @@ import argparse
 import html
 import json
 import statistics
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -47,45 +48,39 @@ def plot_run(run: Path) -> Path:
     evaluations = [row for row in rows if "evaluation" in row]
     if not updates:
         raise BadInput(f"{path}: no updates to draw; name the folder of a run")
-    x = [row["update"] for row in updates]
     figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
 
-    def line(ax, key: str, label: str, colour: str, scale: float = 1.0) -> None:
-        points = [(u, scale * row[key]) for u, row in zip(x, updates) if row.get(key) is not None]
-        if points:
-            xs, ys = zip(*points)
+    def panel(ax, title: str, ylabel: str, *lines: tuple[str, str, str], scale: float = 1.0, top: float | None = None):
+        """Draws metrics (key, label, colour), each as it was and smoothed."""
+        for key, label, colour in lines:
+            points = [(row["update"], scale * row[key]) for row in updates if row.get(key) is not None]
+            xs, ys = zip(*points) if points else ((), ())
             ax.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
             ax.plot(xs, smooth(ys), color=colour, label=label, linewidth=1.8)
+        ax.set(title=title, ylabel=ylabel, ylim=(0, top))
 
-    line(axes[0, 0], "leaf_pass_rate", "training leaves, sampled", BLUE, 100)
+    answers, length, signal, step_reward, entropy, time = axes.flat
+    leaves = ("leaf_pass_rate", "training leaves, sampled", BLUE)
+    panel(answers, "Right answers", "share of completions [%]", leaves, scale=100, top=100)
     for i, name in enumerate(evaluations[0]["evaluation"] if evaluations else []):
         keys = [k for k in evaluations[0]["evaluation"][name] if k == "pass@1" or k.startswith("avg@")]
         for key, colour, marker in zip(keys, (ORANGE, GREEN), "os^D"[i % 4] * 2):
-            points = [(row["update"], row["evaluation"][name][key]) for row in evaluations]
             label = f"{name}, {'greedy' if key == 'pass@1' else 'sampled'} pass@1"
-            means = [100 * score["mean"] for _, score in points]
-            errors = [196 * score["standard_error"] for _, score in points]
-            axes[0, 0].errorbar(
-                [u for u, _ in points], means, errors, color=colour, marker=marker, capsize=2, label=label
-            )
-    axes[0, 0].set(title="Right answers", ylabel="share of completions [%]", ylim=(0, 100))
-    line(axes[0, 1], "completion_length", "mean over leaves", BLUE)
-    axes[0, 1].set(title="Completion length", ylabel="tokens")
-    axes[0, 1].set_ylim(bottom=0)
-    line(axes[0, 2], "kept_groups_share", "groups with signal", BLUE, 100)
-    line(axes[0, 2], "unfinished_share", "unfinished paths", ORANGE, 100)
-    axes[0, 2].set(title="Signal", ylabel="share [%]", ylim=(0, 100))
+            scores = [row["evaluation"][name][key] for row in evaluations]
+            means, errors = zip(*((100 * s["mean"], 196 * s["standard_error"]) for s in scores))
+            at = [row["update"] for row in evaluations]
+            answers.errorbar(at, means, errors, color=colour, marker=marker, capsize=2, label=label)
+    panel(length, "Completion length", "tokens", ("completion_length", "mean over leaves", BLUE))
+    kept, cut_off = ("kept_groups_share", "groups with signal", BLUE), ("unfinished_share", "unfinished paths", ORANGE)
+    panel(signal, "Signal", "share [%]", kept, cut_off, scale=100, top=100)
     depths = [key for key in updates[-1] if key.startswith("step_reward_depth_")]
-    for depth, colour in zip(depths, COLOURS * len(depths)):
-        line(axes[1, 0], depth, f"steps at depth {depth.rsplit('_', 1)[1]}", colour)
-    axes[1, 0].set(title="Step reward", ylabel="mean reward", ylim=(0, 1))
-    line(axes[1, 1], "entropy", "policy, sampled tokens", BLUE)
-    axes[1, 1].set(title="Entropy", ylabel="nats a token")
-    axes[1, 1].set_ylim(bottom=0)
+    steps = [(key, f"steps at depth {key.rsplit('_', 1)[1]}", colour) for key, colour in zip(depths, cycle(COLOURS))]
+    panel(step_reward, "Step reward", "mean reward", *steps, top=1)
+    panel(entropy, "Entropy", "nats a token", ("entropy", "policy, sampled tokens", BLUE))
     phases = ("sample", "grade", "update")
     seconds = [[row[f"seconds_{phase}"] for row in updates] for phase in phases]
-    axes[1, 2].stackplot(x, seconds, labels=phases, colors=(BLUE, PURPLE, GREEN), alpha=0.8)
-    axes[1, 2].set(title="Time of an update", ylabel="seconds")
+    time.stackplot([row["update"] for row in updates], seconds, labels=phases, colors=(BLUE, PURPLE, GREEN), alpha=0.8)
+    time.set(title="Time of an update", ylabel="seconds")
     for ax in axes[1]:
         ax.set_xlabel("update")
     for ax in axes.flat:

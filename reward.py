@@ -223,8 +223,7 @@ class Grader:
         self.stats.update(pairs=len(rewards) + len(hard), settled=len(rewards))
         for pair, replies in zip(hard, self.threads.map(self._ask, hard)):
             rewards[pair] = float(replies[-1] == "right")
-            counted = {"died": "kills", "kills": "kills", "timeouts": "timeouts", "unparsable": "unparsable"}
-            self.stats.update(counted[reply] for reply in replies if reply in counted)
+            self.stats.update({"died": "kills"}.get(r, r) for r in replies if r not in ("right", "wrong"))
         return [rewards[pair] for pair in pairs]
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import yaml
 from tqdm import tqdm
 
 from checkpoint import checkpoints
-from cli import ROOT, run, yaml_settings
+from cli import ROOT, flag_words, run, yaml_settings
 from data.problems import BadInput
 from plot_results import interval, plot_arms, read_lines
 
@@ -38,13 +39,11 @@ def run_arm(base: Path, flags: dict, threads: int) -> str | None:
     if (folder / "adapter").exists():
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    words = []
-    for key, value in flags.items():
-        words += [f"--{key}", *(value if isinstance(value, list) else [value])]
     resume = ["--resume_from_checkpoint"] if checkpoints(folder) else []
     if not resume:
         (folder / "config.yaml").unlink(missing_ok=True)  # a run that died before its first checkpoint starts anew
-    command = [sys.executable, ROOT / "train_treerpo.py", "--config", base, *words, "--output_dir", folder, *resume]
+    words = flag_words({"config": base, **flags, "output_dir": folder})
+    command = [sys.executable, ROOT / "train_treerpo.py", *words, *resume]
     with (folder / "log.txt").open("a") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(list(map(str, command)), stdout=log, stderr=log, env=environment, check=False)
@@ -55,16 +54,15 @@ def run_arm(base: Path, flags: dict, threads: int) -> str | None:
 
 def curve(folder: Path) -> list[dict]:
     """A run's evaluations: update, tokens sampled and trained and seconds until then, and the scores."""
-    points, totals = [], {"sampled_tokens": 0, "trained_tokens": 0, "seconds": 0.0}
+    points, totals = [], Counter(sampled_tokens=0, trained_tokens=0, seconds=0.0)
     for row in read_lines(folder / "metrics.jsonl"):
         if "evaluation" in row:
             (scores,) = list(row["evaluation"].values())[:1]
             flat = {key: value["mean"] if isinstance(value, dict) else value for key, value in scores.items()}
             points.append({"update": row["update"], **totals, **flat})
         else:
-            totals = {key: totals[key] + row[key] for key in ("sampled_tokens", "trained_tokens")} | {
-                "seconds": totals["seconds"] + sum(row[f"seconds_{phase}"] for phase in ("sample", "grade", "update"))
-            }
+            seconds = sum(row[f"seconds_{phase}"] for phase in ("sample", "grade", "update"))
+            totals.update({key: row[key] for key in ("sampled_tokens", "trained_tokens")}, seconds=seconds)
     return points
 
 

@@ -39,18 +39,7 @@ import eval_math
 import plot_results
 from advantage import ESTIMATORS, SCALES, step_rewards
 from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
-from cli import (
-    ROOT,
-    TINY_BASE,
-    ModelAndDataFlags,
-    check_least,
-    device_dtype,
-    flag,
-    launched_processes,
-    load_model,
-    parse_flags,
-    run,
-)
+from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
@@ -79,9 +68,7 @@ class Flags(ModelAndDataFlags):
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
-    advantage: Literal[tuple(ESTIMATORS)] = flag(
-        "treerpo", "treerpo: by siblings; path_share: also by paths; grpo, tree_grpo: by leaves; treerl"
-    )
+    advantage: Literal[tuple(ESTIMATORS)] = flag("treerpo", "by siblings: treerpo, path_share, treerl; or by leaves")
     scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
     prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")
     grade_noise: float = flag(0.0, "share of grades turned round at random, to study a verifier that errs")
@@ -142,10 +129,8 @@ def check_flags(flags: Flags, processes: int) -> None:
         raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
     if flags.max_pack_tokens < longest:
-        raise BadInput(
-            f"--max_pack_tokens {flags.max_pack_tokens}: a path can take max_prompt_length + depth * step_tokens = "
-            f"{longest} tokens; raise it, or lower one of these"
-        )
+        path = f"a path can take max_prompt_length + depth * step_tokens = {longest} tokens"
+        raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: {path}; raise it, or lower one of these")
 
 
 # --- The four phases ---
@@ -197,11 +182,8 @@ def credit(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
     rewards = [step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
-    estimator = ESTIMATORS[flags.advantage]
-    return rewards, [
-        estimator(values, tree.parent, flags.scale_rewards, flags.prune_threshold)
-        for tree, values in zip(trees, rewards)
-    ]
+    estimator, rest = ESTIMATORS[flags.advantage], (flags.scale_rewards, flags.prune_threshold)
+    return rewards, [estimator(values, tree.parent, *rest) for tree, values in zip(trees, rewards)]
 
 
 def add_gradients(
@@ -279,10 +261,8 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
                 torch.cuda.empty_cache()
         sums, largest = found
         if accelerator.num_processes > 1:
-            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-            flat = accelerator.reduce(flat, "sum")
-            for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
-                p.grad = part.view_as(p)
+            for p in parameters:  # a process whose groups were all pruned has none to add
+                p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
         norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
         if not norm.isfinite():  # of the sum over processes: all of them skip it
             optimizer.zero_grad()
@@ -349,7 +329,7 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo=ROOT / "recipes" / "demo.yaml")
+    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo=Path(__file__).parent / "recipes" / "demo.yaml")
     dtype = device_dtype(flags.bf16, launched_processes().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")
@@ -390,9 +370,7 @@ def main() -> None:
 
     share = flags.prompts_per_step // accelerator.num_processes
     live = replace(flags)  # a copy, in which running out of memory may lower max_pack_tokens
-    bar = tqdm(
-        total=flags.max_steps, initial=done, desc="train", unit="update", disable=not accelerator.is_main_process
-    )
+    bar = tqdm(total=flags.max_steps, initial=done, unit="update", disable=not accelerator.is_main_process)
     bad_updates, watch = 0, Watch()
     with bar, Grader(flags.grader_workers, flags.grader_timeout) as grader, StopSignal() as stop:
         if flags.eval_steps and done % flags.eval_steps == 0:
@@ -463,7 +441,7 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
             print("gain in points: " + ", ".join(f"{k} {gain:+.1f}" for k, gain in gains.items()))
     print(f"\ngrading: {dict(grader.stats)}")
     print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != TINY_BASE)
+    base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != Flags.model_name_or_path)
     trained = f"{base} --adapter {output}/adapter" if flags.use_peft else f" --model_name_or_path {output}/model"
     print(f"look at {curve} and {viewer}")
     print(f"next: python eval_math.py{trained} --num_samples 8")

@@ -228,7 +228,6 @@ class TreeSampler:
         training = self.model.training
         self.model.eval()  # dropout off; gradient checkpointing, which forbids a cache, too
         nodes: list[list[_Node]] = [[] for _ in prompts]
-        growing = [1] * len(prompts)  # a prompt's nodes in the pools, or its root before it is there
         # Long prompts first: neighbours in a slice are then alike in length, and the largest slices come first.
         waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
         pools: list[list[_Node]] = [[] for _ in self.widths]  # unfinished nodes by depth, each with its cache row
@@ -255,9 +254,7 @@ class TreeSampler:
                     if grown is None:
                         self.max_rows = len(rows) // 2
                         torch.cuda.empty_cache()
-                        logger.warning(
-                            "out of memory with %d rows: going on with --max_rows %d", len(rows), self.max_rows
-                        )
+                        logger.warning("out of memory: going on with --max_rows %d", self.max_rows)
                         continue
                     del children[: len(rows)]
                     for node in grown:  # a cache lives only as long as some node in a pool holds it
@@ -266,12 +263,11 @@ class TreeSampler:
                             node.cache = None
                         else:
                             pools[depth + 1].append(node)
-                            growing[node.prompt] += 1
                 for node in taken:
                     node.cache = None
-                    growing[node.prompt] -= 1
+                growing = {node.prompt for pool in pools for node in pool}
                 for index in dict.fromkeys(node.prompt for node in taken):
-                    if not growing[index]:
+                    if index not in growing:
                         yield index, _assemble(prompts[index], nodes[index])
         finally:
             self.model.train(training)
@@ -341,10 +337,8 @@ class TreeSampler:
         device = self.model.device
         cache, mask = self._fork([parent for parent, _ in children])
         paths = [parent.path + (k,) for parent, k in children]
-        uniforms = np.stack(
-            [_uniforms(seeds[p.prompt], path, self.step_tokens) for (p, _), path in zip(children, paths)], 1
-        )
-        draw = _InverseCDF(torch.from_numpy(uniforms).to(device), *self.warping)
+        uniforms = [_uniforms(seeds[p.prompt], path, self.step_tokens) for (p, _), path in zip(children, paths)]
+        draw = _InverseCDF(torch.from_numpy(np.stack(uniforms, 1)).to(device), *self.warping)
         step_end = _StepEnd(self.delimiter) if self.delimiter else None
         sequences = self.model.generate(
             # Only the last token: the rest is in the cache, and the mask tells generate how long that is.

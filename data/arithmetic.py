@@ -54,13 +54,8 @@ def stays_in_range(expression: str) -> bool:
         if not all(0 <= number <= LARGEST for number in numbers):
             return False
         places = {0, signs.index("*")} if "*" in signs else {0} if signs else ()
-        return all(
-            in_range(
-                [*numbers[:i], OPERATORS[signs[i]](numbers[i], numbers[i + 1]), *numbers[i + 2 :]],
-                signs[:i] + signs[i + 1 :],
-            )
-            for i in places
-        )
+        results = [(i, OPERATORS[signs[i]](numbers[i], numbers[i + 1])) for i in places]
+        return all(in_range([*numbers[:i], r, *numbers[i + 2 :]], signs[:i] + signs[i + 1 :]) for i, r in results)
 
     tokens = TOKEN.findall(expression)
     return in_range([int(number) for number in tokens[::2]], tokens[1::2])

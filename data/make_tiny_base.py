@@ -9,10 +9,10 @@ nothing, and one operation in 200 slips. Only the split "base" is read, which sh
 import argparse
 import random
 import sys
-import time
 from pathlib import Path
 
 import torch
+from tqdm import trange
 from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -88,8 +88,7 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
     ]
     schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, updates) for optimizer in optimizers]
     tokens, positions, labels = [], [], []
-    start = time.time()
-    for update in range(1, updates + 1):
+    for _ in (bar := trange(updates, unit="update")):
         # Documents one after another: nothing is padding. Positions start anew with each document, from which
         # transformers builds the mask that keeps documents apart. Problems are random: only solutions teach.
         while len(tokens) < rows * length:
@@ -115,10 +114,7 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        if update % 100 == 0 or update == updates:
-            seconds = time.time() - start
-            left = seconds / update * (updates - update)
-            print(f"update {update}/{updates}  loss {loss.item():.4f}  {seconds:.0f} s, {left:.0f} s left", flush=True)
+        bar.set_postfix(loss=f"{loss.item():.4f}")
 
 
 def main() -> None:

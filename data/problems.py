@@ -155,9 +155,8 @@ def _normalise(
     def choose(flag: str, given: str | None, candidates: tuple[str, ...]) -> str:
         column = given or next((c for c in candidates if c in columns), None)
         if table and column not in columns:
-            raise BadInput(
-                f"{name}: no column {given or '|'.join(candidates)} (it has: {', '.join(columns)}); set {flag}"
-            )
+            wanted = given or "|".join(candidates)
+            raise BadInput(f"{name}: no column {wanted} (it has: {', '.join(columns)}); set {flag}")
         return column
 
     problem = choose("--problem_column", problem_column or source.problem, PROBLEM_COLUMNS)
@@ -165,9 +164,8 @@ def _normalise(
     rows, bad, repeated, ids = [], [], [], set()
     for number, row in enumerate(table, 1):
         question, gold = row.get(problem), row.get(answer)
-        gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
-        gold = ", ".join(map(str, gold)) if isinstance(gold, list) else gold
-        gold = "" if gold is None or isinstance(gold, dict) else _short(str(gold))
+        parts = gold if isinstance(gold, list) else [gold]
+        gold = "" if None in parts or isinstance(gold, dict) else _short(", ".join(map(str, parts)))
         own_id = str(row.get("id", f"{name}/{number - 1}"))
         if not (isinstance(question, str) and question.strip() and gold):
             bad.append(number)
@@ -206,12 +204,10 @@ def encode_prompt(tokenizer, problem: str, template: str | None = None, num_shot
     that holds {problem}. Shots are worked examples in the same form before it.
     """
     if tokenizer.chat_template and not template:
-        shots = [
-            {"role": role, "content": text}
-            for shot in SHOTS[:num_shots]
-            for role, text in zip(("user", "assistant"), shot)
-        ]
-        messages = [{"role": "system", "content": SYSTEM_PROMPT}, *shots, {"role": "user", "content": problem}]
+        turns = [("system", SYSTEM_PROMPT)]
+        for question, solution in SHOTS[:num_shots]:
+            turns += [("user", question), ("assistant", solution)]
+        messages = [{"role": role, "content": text} for role, text in [*turns, ("user", problem)]]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return tokenizer.encode(text, add_special_tokens=False)
     template = template or PROMPT_TEMPLATE

@@ -137,6 +137,9 @@ CASES = {
         (r"\begin{pmatrix} 1 & 2 & 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1&2\\3&4\end{pmatrix}", False),
     ],
     "intervals": [
+        (r"x \lt 5", "x<5", True), (r"x\gt 5", "x>5", True), (r"x\lt 5", "x>5", False),
+        (r"(3,+\infty)", r"(3,\infty)", True), (r"\lbrace 1,2\rbrace", r"\{2,1\}", True), (r"1 \lor 2", "1, 2", True),
+        (r"45\degree", r"45^\circ", True),
         (r"(5,\infty)", r"(5,\infty)", True), (r"[5,\infty)", r"(5,\infty)", False),
         (r"x \ne 3", r"(-\infty,3) \cup (3,\infty)", True), ("5...", "5", False),
         (r"\{x \mid x > 3\}", r"(3,\infty)", True),

@@ -167,7 +167,7 @@ def test_two_processes_equal_one(finished, tmp_path):
 def test_two_machines_equal_one(finished, tmp_path, namespaces):
     flags = [*words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]"]
     with fault("two machines (network namespaces): the same run as one process"):
-        printed = script(*namespaces, "bash", "tests/two_machines.sh", sys.executable, *flags)
+        printed = script(*namespaces, "bash", "tests/faults/two_machines.sh", sys.executable, *flags)
         assert "each of 2 processes" in printed
         assert_same_but_for_rounding(tmp_path, finished[0])
 

@@ -1,6 +1,6 @@
-"""Long runs meet signals, kills, full disks and bad numbers: nothing may be lost, hung or silently wrong.
+"""Training runs meet signals, kills, full disks and bad numbers: nothing may be lost, hung or silently wrong.
 
-`make faults` runs the same with more tries (KILLS, WORKER_KILLS, HOSTILE) and prints what was tried and survived.
+`make faults` runs the same with more tries (KILLS) and prints what was tried and survived.
 """
 
 import json
@@ -16,15 +16,23 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import ROOT, fault, grading_workers
-from test_scripts import TWO_PROCESSES, adapter, assert_same_but_for_rounding, read, refused, script, untimed, words
+from conftest import ROOT, fault
+from test_scripts import (
+    SMALL,
+    TWO_PROCESSES,
+    adapter,
+    assert_same_but_for_rounding,
+    read,
+    refused,
+    script,
+    untimed,
+    words,
+)
 
 import train_treerpo
-from reward import Grader
+from data import arithmetic
 
 KILLS = int(os.environ.get("KILLS", 1))
-WORKER_KILLS = int(os.environ.get("WORKER_KILLS", 6))
-HOSTILE = int(os.environ.get("HOSTILE", 600))
 FLAGS = dict(max_steps=6, save_steps=1, eval_steps=3, num_samples=1)
 
 
@@ -100,10 +108,17 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
 
 @pytest.mark.skipif(KILLS < 3, reason="a part of `make faults`")
 def test_ten_updates_of_two_processes(tmp_path):
-    changes = dict(max_steps=10, save_steps=0, prompts_per_step=8)
+    """Half of the problems can't be solved, so that ranks have unlike numbers of packs, and at times none at all."""
+    rows = arithmetic.problems("train")[:4]
+    rows = [{**row, "answer": "no number" if i % 2 else row["answer"]} for i, row in enumerate(rows)]
+    (tmp_path / "half.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes = dict(max_steps=10, save_steps=0, branching=8, dataset_name=tmp_path / "half.jsonl")
+    orders = [train_treerpo.prompt_order(4, first, first + 4, SMALL["seed"]) for first in range(0, 40, 4)]
+    assert any(order[0] % 2 == order[1] % 2 for order in orders)  # then one rank's groups are all pruned
     with fault("two processes for ten updates: the same adapter to 1e-6"):
-        script(sys.executable, "train_treerpo.py", *words(tmp_path / "one", **changes))
-        script(*TWO_PROCESSES, *words(tmp_path / "two", **changes))
+        flags = ["--prompt_template", "\n{problem}\n"]
+        script(sys.executable, "train_treerpo.py", *words(tmp_path / "one", **changes), *flags)
+        script(*TWO_PROCESSES, *words(tmp_path / "two", **changes), *flags)
         assert_same_but_for_rounding(tmp_path / "two", tmp_path / "one")
 
 
@@ -121,46 +136,6 @@ def test_a_dead_rank_ends_the_others(tmp_path):
         _, printed = launch.communicate(timeout=60)
         assert launch.returncode != 0 and "rank      : 1" in printed and "Signal 9" in printed
         assert not any(p.is_running() for p in ranks)
-
-
-def test_worker_kills_lose_no_grade():
-    rng, killed, first = random.Random(0), 0, 2
-    with fault("SIGKILL of a grading worker: no grade lost", WORKER_KILLS), Grader(timeout=20.0) as grader:
-        while killed < WORKER_KILLS:
-            numbers = range(first, first := first + 500)
-            texts = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in numbers]
-            pending = grader.submit(texts, [rf"{n}\sqrt{{3}}" for n in numbers])
-            while killed < WORKER_KILLS and not pending.done():
-                time.sleep(rng.uniform(0.5, 2.0))  # a worker takes a second or two to start
-                if workers := grading_workers():
-                    rng.choice(workers).kill()
-                    killed += 1
-            assert all(pending.result())
-
-
-LATEX = r"""\boxed{ \frac{ \sqrt{ } { ( ) [ ] \{ \} ^ _ + - * / = < > \le \cup , ; | ! ' $ \text{ \pm \sum \int \infty
-\begin{pmatrix} \end{pmatrix} & \\ \overline{ % \% 0 1 9 99999 1e9 1e999999 x y \pi ^{9^9} !! \neq <think> </think> ####
-__import__('os').system('touch INJECTED') eval(1) \left( \right) \ln \sin answer is or"""
-PIECES = [*LATEX.split(), "the answer is ", "\u0664", "\u200b", "\ud800", "\U0001d7d8", "\x00", "½", "²", "∞", "\n"]
-
-
-def test_hostile_completions(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rng = random.Random(1)
-    golds = [r"\frac{\pi}{7}", "12", r"(1,2)", r"x\ge 5", r"\text{Evelyn}", r"\begin{pmatrix}1\\2\end{pmatrix}"]
-    texts = []
-    for _ in range(HOSTILE):
-        body = "".join(rng.choices(PIECES, k=rng.choice((3, 10, 40)))) * rng.choice((1, 1, 1, 20))
-        texts.append(rng.choice((body, rf"\boxed{{{body}}}", f"#### {body}")))
-    memory = psutil.Process().memory_info().rss
-    name = "hostile completion: graded in time, nothing run, memory flat"
-    with fault(name, HOSTILE), Grader(workers=2, timeout=1.0) as grader:
-        for first in range(0, len(texts), 500):
-            grader.grade_batch(texts[first : first + 500], rng.choices(golds, k=len(texts[first : first + 500])))
-        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [1.0, 0.0]
-        print(dict(grader.stats))
-        assert psutil.Process().memory_info().rss - memory < 200 * 2**20
-        assert list(tmp_path.iterdir()) == []
 
 
 def test_gradients_that_are_not_finite_are_skipped_and_then_stop_the_run(tmp_path, monkeypatch, capsys, caplog):

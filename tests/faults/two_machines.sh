@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on two "machines" of one process each: two network namespaces that a veth pair joins.
-#   unshare --user --map-root-user --net --mount bash tests/two_machines.sh PYTHON FLAGS OF train_treerpo.py ...
+#   unshare --user --map-root-user --net --mount bash tests/faults/two_machines.sh PYTHON FLAGS OF train_treerpo.py ...
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=$1
 shift
 unshare --net sleep 600 &

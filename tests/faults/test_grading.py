@@ -1,0 +1,56 @@
+"""Grading meets killed workers and hostile completions: no grade lost, nothing run, memory bounded.
+
+`make faults` runs the same with more tries (WORKER_KILLS, HOSTILE).
+"""
+
+import os
+import random
+import time
+
+import psutil
+from conftest import fault, grading_workers
+
+from reward import Grader
+
+WORKER_KILLS = int(os.environ.get("WORKER_KILLS", 6))
+HOSTILE = int(os.environ.get("HOSTILE", 600))
+
+
+def test_worker_kills_lose_no_grade():
+    rng, killed, first = random.Random(0), 0, 2
+    with fault("SIGKILL of a grading worker: no grade lost", WORKER_KILLS), Grader(timeout=20.0) as grader:
+        while killed < WORKER_KILLS:
+            numbers = range(first, first := first + 500)
+            texts = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in numbers]
+            pending = grader.submit(texts, [rf"{n}\sqrt{{3}}" for n in numbers])
+            while killed < WORKER_KILLS and not pending.done():
+                time.sleep(rng.uniform(0.5, 2.0))  # a worker takes a second or two to start
+                if workers := grading_workers():
+                    rng.choice(workers).kill()
+                    killed += 1
+            assert all(pending.result())
+
+
+LATEX = r"""\boxed{ \frac{ \sqrt{ } { ( ) [ ] \{ \} ^ _ + - * / = < > \le \cup , ; | ! ' $ \text{ \pm \sum \int \infty
+\begin{pmatrix} \end{pmatrix} & \\ \overline{ % \% 0 1 9 99999 1e9 1e999999 x y \pi ^{9^9} !! \neq <think> </think> ####
+__import__('os').system('touch INJECTED') eval(1) \left( \right) \ln \sin answer is or"""
+PIECES = [*LATEX.split(), "the answer is ", "\u0664", "\u200b", "\ud800", "\U0001d7d8", "\x00", "½", "²", "∞", "\n"]
+
+
+def test_hostile_completions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(1)
+    golds = [r"\frac{\pi}{7}", "12", r"(1,2)", r"x\ge 5", r"\text{Evelyn}", r"\begin{pmatrix}1\\2\end{pmatrix}"]
+    texts = []
+    for _ in range(HOSTILE):
+        body = "".join(rng.choices(PIECES, k=rng.choice((3, 10, 40)))) * rng.choice((1, 1, 1, 20))
+        texts.append(rng.choice((body, rf"\boxed{{{body}}}", f"#### {body}")))
+    memory = psutil.Process().memory_info().rss
+    name = "hostile completion: graded in time, nothing run, memory flat"
+    with fault(name, HOSTILE), Grader(workers=2, timeout=1.0) as grader:
+        for first in range(0, len(texts), 500):
+            grader.grade_batch(texts[first : first + 500], rng.choices(golds, k=len(texts[first : first + 500])))
+        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [1.0, 0.0]
+        print(dict(grader.stats))
+        assert psutil.Process().memory_info().rss - memory < 200 * 2**20
+        assert list(tmp_path.iterdir()) == []
