@@ -2,7 +2,9 @@
 
     python benchmarks/grading.py DIR      # DIR holds math500.jsonl and train_math.jsonl
 
-Each rival runs in a fresh process, since math-verify remembers what it parsed. Half of the answers are right.
+Each rival runs in a fresh process, since math-verify remembers what it parsed. Half of the answers are right. With
+--prompts 16 the pairs are those of an ordinary batch: as many problems, each with as many completions, of which the
+wrong ones give the answers to other problems.
 """
 
 import argparse
@@ -18,10 +20,11 @@ from common import ROOT, report
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data_dir", type=Path)
 parser.add_argument("--pairs", type=int, default=2048)
+parser.add_argument("--prompts", type=int, default=0, help="problems that the pairs are spread over; 0: one each")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--rival", help="for the processes that this script starts")
 args = parser.parse_args()
-args.model = "math"
+args.model = f"math-{args.prompts}-prompts" if args.prompts else "math"
 
 golds = [
     json.loads(line)["answer"]
@@ -29,7 +32,7 @@ golds = [
     for line in (args.data_dir / f"{name}.jsonl").read_text().splitlines()
 ]
 rng = random.Random(0)
-picked = rng.choices(golds, k=args.pairs)
+picked = rng.choices(golds, k=args.prompts or args.pairs) * (args.pairs // (args.prompts or args.pairs))
 texts = [f"So the answer is $\\boxed{{{gold if rng.random() < 0.5 else rng.choice(golds)}}}$." for gold in picked]
 if args.rival == "math-verify":
     from math_verify import parse, verify
@@ -51,6 +54,7 @@ else:
     for _ in range(args.repeats):
         for name, rival in (("2 workers", "2"), ("1 worker", "1"), ("math-verify", "math-verify")):
             command = [sys.executable, ROOT / "benchmarks" / "grading.py", args.data_dir, "--rival", rival]
-            done = subprocess.run([*command, "--pairs", str(args.pairs)], capture_output=True, text=True, check=True)
+            sizes = ["--pairs", str(args.pairs), "--prompts", str(args.prompts)]
+            done = subprocess.run([*command, *sizes], capture_output=True, text=True, check=True)
             seconds.setdefault(name, []).append(float(done.stdout))
     report("grading", args, seconds, "2 workers")

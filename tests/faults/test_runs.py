@@ -122,13 +122,28 @@ def test_ten_updates_of_two_processes(tmp_path):
         assert_same_but_for_rounding(tmp_path / "two", tmp_path / "one")
 
 
+def launch_two(output, **changes):
+    """A run of two processes that goes on until something ends it, once it has made an update."""
+    command = list(map(str, [*TWO_PROCESSES, *words(output, **FLAGS | dict(max_steps=500, eval_steps=0) | changes)]))
+    launch = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_updates(output, 1, launch)
+    return launch
+
+
+@pytest.mark.skipif(KILLS < 3, reason="a part of `make faults`")
+def test_a_signal_to_the_launcher_saves(tmp_path):
+    with fault("SIGTERM to accelerate launch: all ranks stop after the update, which is saved"):
+        launch = launch_two(tmp_path, save_steps=0)
+        launch.terminate()
+        _, printed = launch.communicate(timeout=60)
+        update = read(tmp_path / "metrics.jsonl")[-1]["update"]
+        assert f"update {update} is saved; go on by the same command" in printed
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{update:06d}"]
+
+
 def test_a_dead_rank_ends_the_others(tmp_path):
-    flags = [*words(tmp_path / "run", **FLAGS | dict(max_steps=500, eval_steps=0)), "--benchmarks", "arithmetic[:6]"]
-    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    command = list(map(str, [*TWO_PROCESSES, *flags]))
     with fault("SIGKILL of one rank: the others end within a minute, the rank is named"):
-        launch = subprocess.Popen(command, cwd=ROOT, **pipes)
-        wait_for_updates(tmp_path / "run", 1, launch)
+        launch = launch_two(tmp_path / "run")
         family = psutil.Process(launch.pid).children(recursive=True)
         ranks = [p for p in family if "RANK" in p.environ() and "train_treerpo.py" in p.cmdline()]
         assert len(ranks) == 2
