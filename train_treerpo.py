@@ -418,6 +418,7 @@ def main() -> None:
                 if accelerator.is_main_process:
                     save_checkpoint(output, update, model, optimizer, scheduler, flags, states)
             if stopping:
+                accelerator.wait_for_everyone()  # a launcher ends the others as soon as one leaves
                 stop.leave(f"update {update} is saved; go on by the same command with --output_dir {output} "
                            "--resume_from_checkpoint")  # fmt: skip
             if flags.eval_steps and (update % flags.eval_steps == 0 or last):

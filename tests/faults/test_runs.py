@@ -130,11 +130,19 @@ def launch_two(output, **changes):
     return launch
 
 
+def ranks_of(launch):
+    family = psutil.Process(launch.pid).children(recursive=True)
+    ranks = [p for p in family if "RANK" in p.environ() and "train_treerpo.py" in p.cmdline()]
+    assert len(ranks) == 2
+    return sorted(ranks, key=lambda p: p.environ()["RANK"])
+
+
 @pytest.mark.skipif(KILLS < 3, reason="a part of `make faults`")
-def test_a_signal_to_the_launcher_saves(tmp_path):
-    with fault("SIGTERM to accelerate launch: all ranks stop after the update, which is saved"):
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_a_signal_to_the_launcher_or_to_one_rank_saves(rank, tmp_path):
+    with fault("SIGTERM to accelerate launch, or to one rank: all stop after the update, which is saved"):
         launch = launch_two(tmp_path, save_steps=0)
-        launch.terminate()
+        (launch if rank is None else ranks_of(launch)[rank]).terminate()
         _, printed = launch.communicate(timeout=60)
         update = read(tmp_path / "metrics.jsonl")[-1]["update"]
         assert f"update {update} is saved; go on by the same command" in printed
@@ -144,10 +152,8 @@ def test_a_signal_to_the_launcher_saves(tmp_path):
 def test_a_dead_rank_ends_the_others(tmp_path):
     with fault("SIGKILL of one rank: the others end within a minute, the rank is named"):
         launch = launch_two(tmp_path / "run")
-        family = psutil.Process(launch.pid).children(recursive=True)
-        ranks = [p for p in family if "RANK" in p.environ() and "train_treerpo.py" in p.cmdline()]
-        assert len(ranks) == 2
-        next(p for p in ranks if p.environ()["RANK"] == "1").kill()
+        ranks = ranks_of(launch)
+        ranks[1].kill()
         _, printed = launch.communicate(timeout=60)
         assert launch.returncode != 0 and "rank      : 1" in printed and "Signal 9" in printed
         assert not any(p.is_running() for p in ranks)
