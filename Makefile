@@ -18,7 +18,7 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# The fault tests with many tries; about half an hour on 2 cores.
+# The fault tests with many tries; a quarter to half an hour on 2 cores.
 faults: setup
 	KILLS=50 WORKER_KILLS=200 HOSTILE=100000 $(BIN)/python -m pytest -s tests/faults tests/test_scripts.py
 

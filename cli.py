@@ -23,7 +23,6 @@ from data.problems import BadInput
 
 Flags = TypeVar("Flags")
 ROOT = Path(__file__).resolve().parent
-TINY_BASE = str(ROOT / "data" / "tiny_base")
 
 
 def flag(default, help: str, **kwargs) -> Field:
@@ -37,7 +36,7 @@ def flag(default, help: str, **kwargs) -> Field:
 class ModelAndDataFlags:
     """What the trainer and the evaluation have in common."""
 
-    model_name_or_path: str = flag(TINY_BASE, "folder or Hub id of the causal LM")
+    model_name_or_path: str = flag(str(ROOT / "data" / "tiny_base"), "folder or Hub id of the causal LM")
     attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
     trust_remote_code: bool = flag(False, "run code that comes with the model")
     bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
@@ -58,7 +57,7 @@ class ModelAndDataFlags:
         return self.data_dir, self.problem_column, self.answer_column
 
 
-def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: Path | None = None) -> Flags:
+def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: str | None = None) -> Flags:
     """Flags from `--config FILE` (YAML) and the command line, which wins.
 
     Args:
@@ -80,7 +79,7 @@ def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: Path
     given.add_argument("--config")
     config, rest = given.parse_known_args(argv)
     named = any(word.replace("-", "_").startswith("__model_name_or_path") for word in rest)
-    path = config.config or (None if named or demo is None else str(demo))
+    path = config.config or (None if named or demo is None else str(ROOT / demo))
     words = [*(_yaml_flags(path, known) if path else []), *rest]
     flags, *_, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     if unknown:

@@ -329,7 +329,7 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo=Path(__file__).parent / "recipes" / "demo.yaml")
+    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo="recipes/demo.yaml")
     dtype = device_dtype(flags.bf16, launched_processes().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")

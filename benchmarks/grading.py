@@ -32,7 +32,8 @@ golds = [
     for line in (args.data_dir / f"{name}.jsonl").read_text().splitlines()
 ]
 rng = random.Random(0)
-picked = rng.choices(golds, k=args.prompts or args.pairs) * (args.pairs // (args.prompts or args.pairs))
+problems = args.prompts or args.pairs
+picked = rng.choices(golds, k=problems) * (args.pairs // problems)
 texts = [f"So the answer is $\\boxed{{{gold if rng.random() < 0.5 else rng.choice(golds)}}}$." for gold in picked]
 if args.rival == "math-verify":
     from math_verify import parse, verify

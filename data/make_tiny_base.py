@@ -114,7 +114,7 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.4f}")
+        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
 
 
 def main() -> None:

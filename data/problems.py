@@ -164,8 +164,9 @@ def _normalise(
     rows, bad, repeated, ids = [], [], [], set()
     for number, row in enumerate(table, 1):
         question, gold = row.get(problem), row.get(answer)
-        parts = gold if isinstance(gold, list) else [gold]
-        gold = "" if None in parts or isinstance(gold, dict) else _short(", ".join(map(str, parts)))
+        gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
+        gold = ", ".join(map(str, gold)) if isinstance(gold, list) else gold
+        gold = "" if gold is None or isinstance(gold, dict) else _short(str(gold))
         own_id = str(row.get("id", f"{name}/{number - 1}"))
         if not (isinstance(question, str) and question.strip() and gold):
             bad.append(number)
