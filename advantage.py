@@ -183,6 +183,16 @@ def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", 
     return advantages
 
 
+def with_only_children(advantages: Tensor, parent: Tensor) -> Tensor:
+    """A step of width 1 has no siblings: it is its parent's going on, and gets its parent's advantage, [nodes]. Without
+    that, what follows a tree's last branch would never be trained, and drift."""
+    advantages, (size, _, _) = advantages.clone(), group_statistics(advantages, parent)
+    for node in range(1, len(parent)):  # parents before children, so that a chain hands it down
+        if parent[node] and size[parent[node]] == 1:
+            advantages[node] = advantages[parent[node]]
+    return advantages
+
+
 # --advantage. The child's minus the parent's reward (SPO, arXiv 2505.23564; VinePPO, 2410.01679) is "treerpo" with
 # scale "none", as a parent's reward is its children's mean.
 ESTIMATORS = {

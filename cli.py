@@ -139,6 +139,7 @@ def run(main: Callable[[], None]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
+    warnings.filterwarnings("ignore", message="Detected call of")  # the schedule goes on over an update that is skipped
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
     try:
         main()
@@ -176,7 +177,14 @@ def load_model(flags, dtype: torch.dtype):
 
 
 def launched_processes() -> PartialState:
-    """The processes that `accelerate launch` or torchrun started, on GPUs, or over gloo where there is none."""
+    """The processes that `accelerate launch` or torchrun started, on GPUs, or over gloo where there is none.
+
+    Raises:
+        BadInput: they are to share one model's weights, which this suite can't do.
+    """
+    if sharded := [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"]:
+        here = "every process holds the whole model, as in recipes/accelerate/one-box-8-gpus.yaml"
+        raise BadInput(f"accelerate launch: {sharded[0]} is not supported; {here}")
     return PartialState(cpu=not torch.accelerator.is_available())
 
 

@@ -209,8 +209,7 @@ def main() -> None:
         }
     if accelerator.is_main_process:
         (output / "scores.json").write_text(json.dumps({"flags": vars(flags), "scores": scores}, indent=2) + "\n")
-        print(format_table(scores))
-        print(f"grading: {dict(grader.stats)}")
+        print(f"{format_table(scores)}\ngrading: {dict(grader.stats)}")
         print(f"results: {output}/scores.json, {output}/eval/*.jsonl")
 
 

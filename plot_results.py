@@ -31,11 +31,6 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def smooth(values: list[float], window: int = 5) -> list[float]:
-    """The running mean over the last `window` values."""
-    return [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
-
-
 def plot_run(run: Path) -> Path:
     """Draws accuracy, length, signal, rewards by depth, entropy and time over the updates; returns the PNG's path.
 
@@ -51,12 +46,13 @@ def plot_run(run: Path) -> Path:
     figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
 
     def panel(ax, title: str, ylabel: str, *lines: tuple[str, str, str], scale: float = 1.0, top: float | None = None):
-        """Draws metrics (key, label, colour), each as it was and smoothed."""
+        """Draws metrics (key, label, colour), each as it was and as the running mean of five."""
         for key, label, colour in lines:
             points = [(row["update"], scale * row[key]) for row in updates if row.get(key) is not None]
             xs, ys = zip(*points) if points else ((), ())
             ax.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
-            ax.plot(xs, smooth(ys), color=colour, label=label, linewidth=1.8)
+            means = [statistics.fmean(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
+            ax.plot(xs, means, color=colour, label=label, linewidth=1.8)
         ax.set(title=title, ylabel=ylabel, ylim=(0, top))
 
     answers, length, signal, step_reward, entropy, time = axes.flat

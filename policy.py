@@ -282,17 +282,10 @@ def check_model(model) -> None:
 
 
 def policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    epsilon: float = 0.2,
-    epsilon_high: float | None = None,
-    beta: float = 0.0,
-    ref_logprobs: Tensor | None = None,
-    loss_type: str = "dapo",
-    steps: Tensor | None = None,
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float = 0.2, epsilon_high: float | None = None,
+    beta: float = 0.0, ref_logprobs: Tensor | None = None, loss_type: str = "dapo", steps: Tensor | None = None,
     normalizer: float | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The clipped surrogate (PPO, arXiv 1707.06347, equation 7) with a KL term, as a scalar to minimise:
 
         l = -min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) + beta (exp(d) - d - 1)

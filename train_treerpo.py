@@ -37,7 +37,7 @@ from transformers import get_scheduler
 import budget
 import eval_math
 import plot_results
-from advantage import ESTIMATORS, SCALES, step_rewards
+from advantage import ESTIMATORS, SCALES, step_rewards, with_only_children
 from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
@@ -62,7 +62,7 @@ class Flags(ModelAndDataFlags):
     dataset_name: str = flag("arithmetic", "name, Hub id or file; a slice may follow, e.g. svamp[:700]")
     max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
     # The tree
-    branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2 1")
+    branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2; 1 goes on")
     depth: int = flag(3, "steps from the prompt to a leaf, D; the number of widths where branching has several")
     step_tokens: int = flag(384, "most new tokens in a step, L_step")
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
@@ -147,15 +147,9 @@ def timed(seconds: dict[str, float], phase: str):
 
 
 def sample_and_grade(
-    sampler: TreeSampler,
-    prompts: list[list[int]],
-    seeds: list[int],
-    answers: list[str],
-    grader: Grader,
-    to_text,
-    seconds: dict,
-    noise: float = 0.0,
-) -> tuple[list[Tree], list[torch.Tensor]]:
+    sampler: TreeSampler, prompts: list[list[int]], seeds: list[int], answers: list[str], grader: Grader, to_text,
+    seconds: dict[str, float], noise: float = 0.0,
+) -> tuple[list[Tree], list[torch.Tensor]]:  # fmt: skip
     """Phases 1 and 2: a tree a prompt, and its leaf rewards [nodes]: 1 or 0 at leaves, NaN elsewhere.
 
     A tree is graded while others still grow; `seconds` gets the time of sampling and what grading took beyond it.
@@ -183,7 +177,8 @@ def credit(
     """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
     rewards = [step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
     estimator, rest = ESTIMATORS[flags.advantage], (flags.scale_rewards, flags.prune_threshold)
-    return rewards, [estimator(values, tree.parent, *rest) for tree, values in zip(trees, rewards)]
+    advantages = [estimator(values, tree.parent, *rest) for tree, values in zip(trees, rewards)]
+    return rewards, [with_only_children(values, tree.parent) for tree, values in zip(trees, advantages)]
 
 
 def add_gradients(
@@ -238,8 +233,6 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
     counts = torch.tensor([sum(map(len, trained)), len(trained)], device=accelerator.device)
     tokens, steps = accelerator.reduce(counts, "sum").tolist()
     if not tokens:
-        optimizer.zero_grad()
-        optimizer.step()  # without gradients it changes nothing, but the schedule counts on it
         return {"trained_tokens": 0}  # every group was pruned: there is nothing to learn from this batch
     full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
     normalizer = {"dapo": tokens, "grpo": steps, "dr_grpo": flags.prompts_per_step * full_tree}[flags.loss_type]
@@ -265,8 +258,6 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
                 p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
         norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
         if not norm.isfinite():  # of the sum over processes: all of them skip it
-            optimizer.zero_grad()
-            optimizer.step()  # as above
             return {"trained_tokens": tokens, "bad_update": True}
         optimizer.step()
         loss, clipped, difference, kl = accelerator.reduce(sums, "sum").tolist()
@@ -444,8 +435,7 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
     print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
     base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != Flags.model_name_or_path)
     trained = f"{base} --adapter {output}/adapter" if flags.use_peft else f" --model_name_or_path {output}/model"
-    print(f"look at {curve} and {viewer}")
-    print(f"next: python eval_math.py{trained} --num_samples 8")
+    print(f"look at {curve} and {viewer}\nnext: python eval_math.py{trained} --num_samples 8")
 
 
 if __name__ == "__main__":

@@ -174,18 +174,10 @@ class TreeSampler:
     """
 
     def __init__(
-        self,
-        model,
-        tokenizer,
-        branching: int | list[int] = 8,
-        depth: int = 3,
-        step_tokens: int = 384,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        max_rows: int = 256,
+        self, model, tokenizer, branching: int | list[int] = 8, depth: int = 3, step_tokens: int = 384,
+        temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_rows: int = 256,
         step_delimiter: str | None = None,
-    ):
+    ):  # fmt: skip
         self.widths = list(branching) if isinstance(branching, (list, tuple)) else [branching] * depth
         least = {"branching": min(self.widths, default=0), "step_tokens": step_tokens, "max_rows": max_rows}
         if bad := [f"{name}={value}" for name, value in least.items() if value < 1]:

@@ -16,6 +16,7 @@ from advantage import (
     step_rewards,
     tree_grpo_advantages,
     treerl_advantages,
+    with_only_children,
 )
 
 NAN = math.nan
@@ -157,18 +158,40 @@ def test_bad_trees_and_settings_are_refused():
         sibling_advantages(torch.tensor([0.5, -1, 2]), torch.tensor([-1, 0, 0]))
 
 
-def expected_gradient(estimator):
-    """The gradient that an estimator gives on average, over every tree of two binary steps with two children a node,
-    beside the exact gradient of the expected reward."""
+def test_only_children_go_on_with_their_parents_advantage():
+    # root 0 -> 1, 2; 1 -> 3 -> 4; 2 -> 5, 6. The nodes 3 and 4 have no siblings.
+    parent = torch.tensor([-1, 0, 0, 1, 3, 2, 2])
+    found = with_only_children(torch.tensor([0.0, 0.7, -0.7, 0.0, 0.0, 0.2, -0.2]), parent)
+    assert found.tolist() == pytest.approx([0.0, 0.7, -0.7, 0.7, 0.7, 0.2, -0.2])
+    # Where credit comes from leaves they have it already.
+    rewards = step_rewards(parent, torch.tensor([NAN, NAN, NAN, NAN, 1.0, 0.0, 1.0]))
+    assert with_only_children(leaf_advantages(rewards, parent), parent).equal(leaf_advantages(rewards, parent))
+
+
+@pytest.mark.parametrize("inherits", [True, False])
+def test_only_children_make_a_narrow_tree_unbiased(inherits):
+    def estimate(rewards, parent, scale):
+        advantages = path_share_advantages(rewards, parent, scale)
+        return with_only_children(advantages, parent) if inherits else advantages
+
+    found, exact = expected_gradient(estimate, width=1)
+    assert torch.allclose(found[0], exact[0])
+    assert torch.allclose(found[1], exact[1] if inherits else torch.zeros(2, 2, dtype=torch.double))
+
+
+def expected_gradient(estimator, width=2):
+    """The gradient that an estimator gives on average, over every tree of two binary steps, two first ones with `width`
+    children each, beside the exact gradient of the expected reward."""
     first = torch.tensor([0.3, -0.4], dtype=torch.double, requires_grad=True)
     second = torch.tensor([[0.1, 0.5], [-0.7, 0.2]], dtype=torch.double, requires_grad=True)
     reward = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     logp, logq = first.log_softmax(0), second.log_softmax(1)
     exact = (logp.exp()[:, None] * logq.exp() * reward).sum()
-    surrogate, parent = 0.0, torch.tensor([-1, 0, 0, 1, 1, 2, 2])
-    for a1, a2, *b in itertools.product((0, 1), repeat=6):
-        steps = [logp[a1], logp[a2], logq[a1, b[0]], logq[a1, b[1]], logq[a2, b[2]], logq[a2, b[3]]]
-        leaves = [NAN] * 3 + [float(reward[a, x]) for a, x in zip((a1, a1, a2, a2), b)]
+    surrogate, parent = 0.0, torch.tensor([-1, 0, 0, *[1] * width, *[2] * width])
+    for a1, a2, *b in itertools.product((0, 1), repeat=2 + 2 * width):
+        pairs = list(zip([a1] * width + [a2] * width, b))
+        steps = [logp[a1], logp[a2], *(logq[pair] for pair in pairs)]
+        leaves = [NAN] * 3 + [float(reward[pair]) for pair in pairs]
         advantages = estimator(step_rewards(parent, torch.tensor(leaves, dtype=torch.double)), parent, "none")
         probability = sum(steps).exp().detach()
         surrogate = surrogate + probability * sum(a * step for a, step in zip(advantages[1:], steps))

@@ -319,6 +319,12 @@ def test_bad_flags(argv, says, tmp_path, capsys):
     assert not (tmp_path / "run" / "config.yaml").exists() or "resume" in argv[0]
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_launchers_that_split_the_model_are_refused(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")  # as accelerate launch sets it
+    assert f"{name} is not supported" in refused(train_treerpo.main, words(tmp_path / "run"), capsys)
+
+
 def test_recipes_extend_and_the_command_line_wins(tmp_path):
     (tmp_path / "base.yaml").write_text("depth: 2\nbranching: [4, 2]\nlearning_rate: 1.0e-4\n")
     (tmp_path / "arm.yaml").write_text("extends: base.yaml\ndepth: 3\n")
