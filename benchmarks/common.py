@@ -26,6 +26,7 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, 50m, 350m or the folder of a checkpoint")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every rival runs once in each")
+    parser.add_argument("--profile", action="store_true", help="also the share of the time that each operator takes")
     for name, value in defaults.items():
         many = isinstance(value, list)
         kind = type(value[0] if many else value)
@@ -71,6 +72,16 @@ def measure(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
                 seconds[name].append(time.perf_counter() - start)
             print(f"  round {turn}: {name} {time.perf_counter() - start:.3f} s", file=sys.stderr, flush=True)
     return seconds
+
+
+def shares(run: Callable[[], object], largest: int = 8) -> dict[str, float]:
+    """The operators that take most of a run's time on the CPU, and their shares of it in percent."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    top = sorted(spent, key=spent.get, reverse=True)[:largest]
+    return {name: round(100 * spent[name] / sum(spent.values()), 1) for name in top}
 
 
 def report(script: str, args: argparse.Namespace, seconds: dict[str, list[float]], ours: str, more: dict | None = None):

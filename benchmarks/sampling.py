@@ -8,7 +8,7 @@ completions. floor: bare forward passes of the tree's rows and tokens over a for
 """
 
 import torch
-from common import arguments, device, load, measure, report
+from common import arguments, device, load, measure, report, shares
 from transformers import DynamicCache, GenerationConfig
 
 from tree_sampler import TreeSampler
@@ -77,4 +77,7 @@ if "continuous" not in skip:  # last, since it leaves threads behind
     except Exception as error:  # it needs kernels that not every device has
         not_run["continuous"] = f"{type(error).__name__}: {str(error)[:200]}"
         print(f"continuous batching: not run ({not_run['continuous']})")
-report("sampling", args, seconds, "tree", {"not_run": not_run})
+profile = {name: shares(rivals[name]) for name in ("tree", "flat") if args.profile}
+for name, found in profile.items():
+    print(f"{name}: {found} % of its time")
+report(f"sampling-{args.prompts}", args, seconds, "tree", {"not_run": not_run, "profile": profile})

@@ -8,7 +8,7 @@ only, in the same chunks, and train a LoRA adapter as the trainer does (--lora_r
 """
 
 import torch
-from common import arguments, device, load, measure, report
+from common import arguments, device, load, measure, report, shares
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
@@ -85,4 +85,8 @@ def floor() -> None:
 model.train()
 print(f"{len(parent) - 1} steps of {args.step_tokens} tokens, prompt of {args.prompt}")
 rivals = {"packed": packed, "step rows": step_rows, "path rows": path_rows, "floor": floor}
-report("training", args, measure(rivals, args.repeats), "packed")
+seconds = measure(rivals, args.repeats)
+profile = {name: shares(rivals[name]) for name in ("packed", "step rows") if args.profile}
+for name, found in profile.items():
+    print(f"{name}: {found} % of its time")
+report("training", args, seconds, "packed", {"profile": profile})
