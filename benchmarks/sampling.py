@@ -23,6 +23,7 @@ leaves, longest = args.branching**args.depth, args.depth * args.step_tokens
 # No end token anywhere: every rival samples exactly as many tokens as its shape has.
 sampler = TreeSampler(model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=args.prompts * leaves)
 sampler.stop_ids, sampler.generation_config.eos_token_id = [-1], None
+model.generation_config.eos_token_id = None  # it would fill what is unset in others
 
 
 def settings(new: int, copies: int) -> GenerationConfig:
