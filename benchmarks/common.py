@@ -26,7 +26,7 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, 50m, 350m or the folder of a checkpoint")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every rival runs once in each")
-    parser.add_argument("--profile", action="store_true", help="also the share of the time that each operator takes")
+    parser.add_argument("--profile", action="store_true", help="not the times, but each operator's share of them")
     for name, value in defaults.items():
         many = isinstance(value, list)
         kind = type(value[0] if many else value)
@@ -82,6 +82,14 @@ def shares(run: Callable[[], object], largest: int = 8) -> dict[str, float]:
     spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     top = sorted(spent, key=spent.get, reverse=True)[:largest]
     return {name: round(100 * spent[name] / sum(spent.values()), 1) for name in top}
+
+
+def profiled(script: str, args: argparse.Namespace, rivals: dict[str, Callable[[], object]]) -> None:
+    """Prints and writes the `shares` of each rival."""
+    found = {name: shares(run) for name, run in rivals.items()}
+    for name, operators in found.items():
+        print(f"{name}: " + ", ".join(f"{operator} {share} %" for operator, share in operators.items()))
+    write_results(f"profile-{script}-{Path(args.model).name}", {"settings": vars(args), "shares": found})
 
 
 def report(script: str, args: argparse.Namespace, seconds: dict[str, list[float]], ours: str, more: dict | None = None):

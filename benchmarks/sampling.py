@@ -7,8 +7,10 @@ same tree, every branch prefilled from the start. continuous: transformers' own 
 completions. floor: bare forward passes of the tree's rows and tokens over a forked cache, no sampling, no bookkeeping.
 """
 
+import sys
+
 import torch
-from common import arguments, device, load, measure, report, shares
+from common import arguments, device, load, measure, profiled, report
 from transformers import DynamicCache, GenerationConfig
 
 from tree_sampler import TreeSampler
@@ -70,6 +72,8 @@ def continuous() -> None:
 
 print(f"{args.prompts} prompts of {args.prompt} tokens, {leaves} leaves each of {longest} tokens")
 rivals = {"tree": tree, "flat": flat, "reprefill": reprefill, "floor": floor}
+if args.profile:
+    sys.exit(profiled(f"sampling-{args.prompts}", args, {name: rivals[name] for name in ("tree", "flat")}))
 seconds = measure({name: run for name, run in rivals.items() if name not in skip}, args.repeats)
 not_run = {name: "skipped" for name in skip if name}
 if "continuous" not in skip:  # last, since it leaves threads behind
@@ -78,7 +82,4 @@ if "continuous" not in skip:  # last, since it leaves threads behind
     except Exception as error:  # it needs kernels that not every device has
         not_run["continuous"] = f"{type(error).__name__}: {str(error)[:200]}"
         print(f"continuous batching: not run ({not_run['continuous']})")
-profile = {name: shares(rivals[name]) for name in ("tree", "flat") if args.profile}
-for name, found in profile.items():
-    print(f"{name}: {found} % of its time")
-report(f"sampling-{args.prompts}", args, seconds, "tree", {"not_run": not_run, "profile": profile})
+report(f"sampling-{args.prompts}", args, seconds, "tree", {"not_run": not_run})

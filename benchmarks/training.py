@@ -7,8 +7,10 @@ than once. floor: one causal row with as many tokens as the tree, no tree mask. 
 only, in the same chunks, and train a LoRA adapter as the trainer does (--lora_r 0: all weights).
 """
 
+import sys
+
 import torch
-from common import arguments, device, load, measure, report, shares
+from common import arguments, device, load, measure, profiled, report
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
@@ -85,8 +87,6 @@ def floor() -> None:
 model.train()
 print(f"{len(parent) - 1} steps of {args.step_tokens} tokens, prompt of {args.prompt}")
 rivals = {"packed": packed, "step rows": step_rows, "path rows": path_rows, "floor": floor}
-seconds = measure(rivals, args.repeats)
-profile = {name: shares(rivals[name]) for name in ("packed", "step rows") if args.profile}
-for name, found in profile.items():
-    print(f"{name}: {found} % of its time")
-report("training", args, seconds, "packed", {"profile": profile})
+if args.profile:
+    sys.exit(profiled("training", args, {name: rivals[name] for name in ("packed", "step rows")}))
+report("training", args, measure(rivals, args.repeats), "packed")
