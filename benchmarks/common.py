@@ -22,11 +22,12 @@ SIZES = {"50m": (512, 1408, 12, 8), "350m": (1024, 2816, 28, 16)}  # hidden, int
 
 
 def arguments(description: str, **defaults) -> argparse.Namespace:
-    """The flags that all benchmarks have, and those given with their defaults."""
+    """The flags that all benchmarks have, and those given with their defaults; `profile` goes with `profiled`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, 50m, 350m or the folder of a checkpoint")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every rival runs once in each")
-    parser.add_argument("--profile", action="store_true", help="not the times, but each operator's share of them")
+    if defaults.pop("profile", False):
+        parser.add_argument("--profile", action="store_true", help="not the times, but each operator's share of them")
     for name, value in defaults.items():
         many = isinstance(value, list)
         kind = type(value[0] if many else value)

@@ -15,7 +15,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, prompts=4, skip="")
+args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, prompts=4, skip="", profile=True)
 skip = args.skip.split(",")
 tokenizer, model = load(args.model)
 generator = torch.Generator().manual_seed(0)

@@ -17,7 +17,9 @@ from torch.nn.functional import cross_entropy
 from policy import head_logprobs, pack, token_logprobs
 from tree_sampler import Tree
 
-args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, max_pack_tokens=4096, lora_r=16)
+args = arguments(
+    __doc__, branching=4, depth=3, step_tokens=32, prompt=64, max_pack_tokens=4096, lora_r=16, profile=True
+)
 _, causal = load(args.model)
 config = causal.config
 lora = LoraConfig(r=args.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
