@@ -186,10 +186,10 @@ def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", 
 def with_only_children(advantages: Tensor, parent: Tensor) -> Tensor:
     """A step of width 1 has no siblings: it is its parent's going on, and gets its parent's advantage, [nodes]. Without
     that, what follows a tree's last branch would never be trained, and drift."""
-    advantages, (size, _, _) = advantages.clone(), group_statistics(advantages, parent)
-    for node in range(1, len(parent)):  # parents before children, so that a chain hands it down
-        if parent[node] and size[parent[node]] == 1:
-            advantages[node] = advantages[parent[node]]
+    advantages, alone = advantages.clone(), torch.bincount(parent[1:], minlength=len(parent)) == 1  # by parent
+    only = (parent > 0) & alone[parent]  # the root's -1 counts from the end, and is not above 0
+    for node in only.nonzero().flatten().tolist():  # parents before children, so that a chain hands it down
+        advantages[node] = advantages[parent[node]]
     return advantages
 
 
