@@ -4,6 +4,7 @@ import math
 import os
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from policy import CHUNK_ELEMENTS
 
@@ -41,10 +42,11 @@ def describe(flags, model, longest_prompt: int, processes: int, device: torch.de
     tokens = prompts * sum(widths) * flags.step_tokens
     slices = sum(min(flags.max_rows, prompts * width) for width in widths)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weights = model.num_parameters() * element + trained * (4 + 8)  # gradients and AdamW's two moments in float32
+    # Gradients and AdamW's two moments are float32. Under FSDP only a share of the weights is there while training.
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters())
+    weights, weights_trained = (count * element + trained * (4 + 8) for count in (model.num_parameters(), held))
     pack = min(flags.max_pack_tokens, tokens + prompts * longest_prompt)
-    layers = config.num_hidden_layers
-    kept = 2 * layers + 34 if flags.gradient_checkpointing else 34 * layers
+    kept = 2 * config.num_hidden_layers + 34 if flags.gradient_checkpointing else 34 * config.num_hidden_layers
     training = pack * config.hidden_size * kept * element // 2 + pack**2 + 3 * 4 * CHUNK_ELEMENTS
     memory, sampling = device_memory(device), slices * cache_bytes(config, length, element)
     lines = [
@@ -55,7 +57,7 @@ def describe(flags, model, longest_prompt: int, processes: int, device: torch.de
     ]
     if weights + sampling > memory:
         lines.append("sampling may not fit: lower --max_rows")
-    if weights + training > memory:
+    if weights_trained + training > memory:
         more = "" if flags.gradient_checkpointing else " or set --gradient_checkpointing true"
         lines.append(f"training may not fit: lower --max_pack_tokens{more}")
     return "\n".join(lines)

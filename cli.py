@@ -143,7 +143,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
     try:
         main()
-    except BadInput as error:
+    except (BadInput, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that can't be written
@@ -180,11 +180,11 @@ def launched_processes() -> PartialState:
     """The processes that `accelerate launch` or torchrun started, on GPUs, or over gloo where there is none.
 
     Raises:
-        BadInput: they are to share one model's weights, which this suite can't do.
+        BadInput: they were started for DeepSpeed, which would replace the optimizer and the backward pass.
     """
-    if sharded := [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"]:
-        here = "every process holds the whole model, as in recipes/accelerate/one-box-8-gpus.yaml"
-        raise BadInput(f"accelerate launch: {sharded[0]} is not supported; {here}")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise BadInput("accelerate launch: DeepSpeed is not supported; recipes/accelerate/fsdp.yaml shards the model")
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would load weights on one process only
     return PartialState(cpu=not torch.accelerator.is_available())
 
 

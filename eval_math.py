@@ -16,7 +16,6 @@ import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -92,7 +91,12 @@ def summarise(rows: list[dict]) -> dict:
     return scores
 
 
-def evaluate(model, tokenizer, name: str, problems: list[dict], grader, accelerator, flags, output: Path) -> dict:
+def evaluate(model, tokenizer, benchmarks: dict[str, list[dict]], *rest) -> dict[str, dict]:
+    """The scores of each benchmark, given by its problems; `rest` is that of `evaluate_one`."""
+    return {name: evaluate_one(model, tokenizer, name, problems, *rest) for name, problems in benchmarks.items()}
+
+
+def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, accelerator, flags, output: Path) -> dict:
     """Completes and grades every problem once greedily and `num_samples` times by sampling.
 
     Writes one line a completion to output/eval/NAME.jsonl. `flags` are those of this script or of the trainer.
@@ -102,19 +106,18 @@ def evaluate(model, tokenizer, name: str, problems: list[dict], grader, accelera
     """
     template = template_for(name, flags.prompt_template)
     prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
-    to_text = partial(completion_text, tokenizer, template=template, num_shots=flags.num_shots)
     mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
     rows = []
     for width, temperature in ((1, 0.0), (flags.num_samples, flags.temperature))[: 1 + (flags.num_samples > 0)]:
-        sampler = TreeSampler(
-            model, tokenizer, width, 1, flags.max_new_tokens, temperature, flags.top_p, max_rows=flags.max_rows
-        )
+        policy = (temperature, flags.top_p, 0, flags.max_rows)
+        sampler = TreeSampler(model, tokenizer, width, 1, flags.max_new_tokens, *policy)
         share = max(1, flags.max_rows // width)
         for start in trange(0, len(mine), share, desc=name, leave=False, disable=not accelerator.is_main_process):
             chosen = mine[start : start + share]
             trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
-            texts = [to_text(tree.completion_ids(leaf)) for _, tree, leaf in leaves]
+            ids = [tree.completion_ids(leaf) for _, tree, leaf in leaves]
+            texts = [completion_text(tokenizer, one, template, flags.num_shots) for one in ids]
             grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
             for (i, tree, leaf), text, value in zip(leaves, texts, grades):
                 row = {"index": i, **problems[i], "greedy": temperature == 0, "completion": text, "grade": value}
@@ -203,10 +206,7 @@ def main() -> None:
     model.to(accelerator.device)
     output = Path(flags.output_dir or f"results/eval-{Path(flags.adapter or flags.model_name_or_path).name}")
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:
-        scores = {
-            name: evaluate(model, tokenizer, name, problems, grader, accelerator, flags, output)
-            for name, problems in benchmarks.items()
-        }
+        scores = evaluate(model, tokenizer, benchmarks, grader, accelerator, flags, output)
     if accelerator.is_main_process:
         (output / "scores.json").write_text(json.dumps({"flags": vars(flags), "scores": scores}, indent=2) + "\n")
         print(f"{format_table(scores)}\ngrading: {dict(grader.stats)}")

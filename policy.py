@@ -4,6 +4,7 @@ A pack is one sequence that holds many nodes, each token once: a token sees its 
 at the position it had when it was sampled. So a prefix that a thousand leaves share is computed once, both ways.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,6 +41,12 @@ class Pack:
     def to(self, device) -> "Pack":
         return Pack(**{name: value.to(device) for name, value in vars(self).items()})
 
+    @staticmethod
+    def idle() -> "Pack":
+        """One token and none that is trained: a pass that another process needs company in."""
+        one, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+        return Pack(one, one, one + 1, none, none, none.float(), none.float(), none)
+
 
 @dataclass
 class _Item:
@@ -54,9 +61,7 @@ class _Item:
     end: int = 0  # index behind the last node of its subtree
 
 
-def pack(
-    trees: list[Tree], advantages: list[Tensor], max_tokens: int, attention_tokens: float | None = None
-) -> list[Pack]:
+def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int, attention_tokens=math.inf) -> list[Pack]:
     """Packs the trained nodes of the trees, each exactly once, with the ancestors they need.
 
     Nodes with zero advantage and no trained descendant are left out. A cut repeats the tokens of the ancestors at that
@@ -67,7 +72,7 @@ def pack(
         advantages: one Tensor [nodes] a tree.
         max_tokens: most tokens in a pack.
         attention_tokens: the length at which attention, quadratic, costs as much as all else in a forward pass; about
-            6 times the hidden size by operation count. None: only tokens cost, so packs are as full as can be.
+            6 times the hidden size by operation count. Infinite: only tokens cost, so packs are as full as can be.
 
     Raises:
         ValueError: a single path is longer than max_tokens.
@@ -111,7 +116,7 @@ def _collect(tree: Tree, advantages: list[float], items: list[_Item]) -> None:
         items[index].end = len(items)
 
 
-def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: int, attention_tokens: float | None) -> list[int]:
+def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: int, attention_tokens: float) -> list[int]:
     """Where to cut the depth-first order: boundaries 0 = c0 < c1 < ... = nodes, of least total cost.
 
     A pack of nodes [i, j) holds their tokens and `context[i]` tokens of the ancestors of i. Those are all the ancestors
@@ -125,7 +130,7 @@ def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: int, attention_to
         last = np.searchsorted(offsets, offsets[i] + max_tokens - context[i], side="right")
         tokens = context[i] + offsets[i + 1 : last] - offsets[i]  # [candidates], for j = i + 1 ... last - 1
         # One token more a pack: of two cuts that cost the same, the one with fewer packs.
-        cost = 1 + tokens + (tokens * tokens / attention_tokens if attention_tokens else 0) + best[i + 1 : last]
+        cost = 1 + tokens + tokens * tokens / attention_tokens + best[i + 1 : last]
         # The latest of equals. Behind nodes without tokens of their own it makes no difference.
         cut[i] = last - 1 - int(cost[::-1].argmin())
         best[i] = cost[cut[i] - i - 1]

@@ -47,9 +47,7 @@ def run_arm(base: Path, flags: dict, threads: int) -> str | None:
     with (folder / "log.txt").open("a") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(list(map(str, command)), stdout=log, stderr=log, env=environment, check=False)
-    if done.returncode:
-        return (folder / "log.txt").read_text().strip().splitlines()[-1][:300]
-    return None
+    return (folder / "log.txt").read_text().strip().splitlines()[-1][:300] if done.returncode else None
 
 
 def curve(folder: Path) -> list[dict]:

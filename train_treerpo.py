@@ -44,6 +44,7 @@ from data.problems import BadInput, completion_text, encode_prompt, load_problem
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
 from reward import Grader
+from sharding import FSDP, shard, whole_weights
 from tree_sampler import Tree, TreeSampler
 
 logger = logging.getLogger(__name__)
@@ -91,9 +92,7 @@ class Flags(ModelAndDataFlags):
     # Run
     dry_run: bool = flag(False, "print what one update will cost, and stop")
     output_dir: str | None = flag(None, "folder of the run; default results/NAME-TIME")
-    resume_from_checkpoint: str | None = flag(
-        None, "a checkpoint folder; without a value, the newest in output_dir", nargs="?", const="newest"
-    )
+    resume_from_checkpoint: str | None = flag(None, "a folder; bare: output_dir's newest", nargs="?", const="newest")
     logging_steps: int = flag(1, "updates between trees kept in trees.jsonl and lines to the tracker; 0: none")
     save_steps: int = flag(50, "updates between checkpoints; 0 for none")
     save_total_limit: int | None = flag(2, "checkpoints to keep")
@@ -127,6 +126,8 @@ def check_flags(flags: Flags, processes: int) -> None:
         raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
     if flags.beta and not flags.use_peft:
         raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
+    if FSDP and not flags.use_peft:
+        raise BadInput("--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
     if flags.max_pack_tokens < longest:
         path = f"a path can take max_prompt_length + depth * step_tokens = {longest} tokens"
@@ -171,9 +172,7 @@ def sample_and_grade(
     return [trees[i] for i in range(len(prompts))], rewards
 
 
-def credit(
-    trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def credit(trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags) -> tuple[list, list]:
     """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
     rewards = [step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
     estimator, rest = ESTIMATORS[flags.advantage], (flags.scale_rewards, flags.prune_threshold)
@@ -181,9 +180,7 @@ def credit(
     return rewards, [with_only_children(values, tree.parent) for tree, values in zip(trees, advantages)]
 
 
-def add_gradients(
-    model, packs: list[Pack], references: list, flags: Flags, normalizer: float, accelerator: Accelerator
-):
+def add_gradients(model, packs: list[Pack], references: list, flags: Flags, normalizer: float, accelerator):
     """Forward and backward of every pack. Returns sums over trained tokens (loss, clipped, |difference| to the sampling
     policy, KL to the reference), [4], and the largest difference, []."""
     sums = torch.zeros(4, device=accelerator.device, dtype=torch.double)
@@ -203,7 +200,7 @@ def add_gradients(
             gap = torch.zeros_like(logprobs) if reference is None else reference - logprobs
             kl = (gap.exp() - gap - 1).sum()
             sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl]).double()
-            largest = torch.maximum(largest, difference.abs().max())
+            largest = torch.cat([largest[None], difference.abs()]).max()
     return sums, largest
 
 
@@ -223,6 +220,9 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
             packs = pack(trees, advantages, flags.max_pack_tokens, attention_tokens)
         except ValueError as error:  # --max_pack_tokens was large enough until memory ran out
             raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing true") from error
+        if FSDP:  # whose layers are gathered by all processes or none
+            most = accelerator.gather(torch.tensor([len(packs)], device=accelerator.device)).max()
+            packs += [Pack.idle()] * (int(most) - len(packs))
         packs = [p.to(accelerator.device) for p in packs]
         if not flags.beta:
             return packs, [None] * len(packs)
@@ -246,7 +246,9 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
             try:
                 batch = batch or make_packs()
                 found = add_gradients(model, *batch, flags, normalizer, accelerator)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
+                if FSDP:  # the others would wait for this process for ever
+                    raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: out of memory; lower it") from error
                 flags.max_pack_tokens //= 2
                 logger.warning("out of memory: going on with --max_pack_tokens %d", flags.max_pack_tokens)
                 batch = None
@@ -310,6 +312,8 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
             model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature, flags.top_p,
             flags.top_k, flags.max_rows, flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n"),
         )  # fmt: skip
+        if FSDP:
+            shard(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         # With AdamW's usual eps of 1e-8 a gradient that is rounding noise becomes an update of full size.
         optimizer = torch.optim.AdamW(trained, lr=flags.learning_rate, weight_decay=flags.weight_decay, eps=1e-6)
@@ -351,10 +355,8 @@ def main() -> None:
 
     def evaluate(update: int) -> None:
         """Scores the policy on every benchmark and writes a line of metrics and the completions."""
-        scores = {
-            name: eval_math.evaluate(model, tokenizer, name, rows, grader, accelerator, flags, output)
-            for name, rows in benchmarks.items()
-        }
+        with whole_weights(model):
+            scores = eval_math.evaluate(model, tokenizer, benchmarks, grader, accelerator, flags, output)
         if accelerator.is_main_process:
             append_line(metrics_file, {"update": update, "evaluation": scores})
             bar.write(f"update {update}\n{eval_math.format_table(scores)}")
@@ -371,10 +373,11 @@ def main() -> None:
             first = (update - 1) * flags.prompts_per_step + rank * share
             chosen = prompt_order(len(prompts), first, first + share, flags.seed)
             seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]  # whoever samples the tree
-            trees, leaf_rewards = sample_and_grade(  # 1. and 2.
-                sampler, [prompts[i] for i in chosen], seeds, [problems[i]["answer"] for i in chosen], grader,
-                lambda ids: completion_text(tokenizer, ids, template, flags.num_shots), seconds, flags.grade_noise,
-            )  # fmt: skip
+            with whole_weights(model):
+                trees, leaf_rewards = sample_and_grade(  # 1. and 2.
+                    sampler, [prompts[i] for i in chosen], seeds, [problems[i]["answer"] for i in chosen], grader,
+                    lambda ids: completion_text(tokenizer, ids, template, flags.num_shots), seconds, flags.grade_noise,
+                )  # fmt: skip
             rewards, advantages = credit(trees, leaf_rewards, flags)  # 3.
             with timed(seconds, "update"):  # 4.
                 learning_rate = scheduler.get_last_lr()[0]

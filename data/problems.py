@@ -144,9 +144,7 @@ def _read_hub(name: str, source: Source, split: str) -> list[dict]:
         raise BadInput(f"--dataset_name {name}: not found ({first_line(error)}). Known names: {known}") from error
 
 
-def _normalise(
-    name: str, table: list[dict], source: Source, problem_column: str | None, answer_column: str | None
-) -> list[dict[str, str]]:
+def _normalise(name: str, table: list[dict], source: Source, problem: str | None, answer: str | None) -> list[dict]:
     columns = sorted({column for row in table for column in row})
 
     def choose(flag: str, given: str | None, candidates: tuple[str, ...]) -> str:
@@ -156,12 +154,11 @@ def _normalise(
             raise BadInput(f"{name}: no column {wanted} (it has: {', '.join(columns)}); set {flag}")
         return column
 
-    problem = choose("--problem_column", problem_column or source.problem, PROBLEM_COLUMNS)
-    answer = choose("--answer_column", answer_column or source.answer, ANSWER_COLUMNS)
+    problem = choose("--problem_column", problem or source.problem, PROBLEM_COLUMNS)
+    answer = choose("--answer_column", answer or source.answer, ANSWER_COLUMNS)
     rows, bad, repeated, ids = [], [], [], set()
     for number, row in enumerate(table, 1):
         question, gold = row.get(problem), row.get(answer)
-        gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
         gold = ", ".join(map(str, gold)) if isinstance(gold, list) else gold
         gold = "" if gold is None or isinstance(gold, dict) else _short(str(gold))
         own_id = str(row.get("id", f"{name}/{number - 1}"))

@@ -90,16 +90,14 @@ def test_the_tiny_base_is_what_the_default_needs(tiny_base, tokenizer, tmp_path)
     problems = load_problems("arithmetic[:150]", "test")
     with Grader() as grader:
         shared = (grader, Accelerator())
-        scores = evaluate(tiny_base, tokenizer, "arithmetic", problems, *shared, flags, tmp_path)
+        scores = evaluate(tiny_base, tokenizer, {"arithmetic": problems}, *shared, flags, tmp_path)["arithmetic"]
         flags.num_samples = 1
-        single = {
-            kind: evaluate(tiny_base, tokenizer, f"arithmetic[{kind}]", operations, *shared, flags, tmp_path)
-            for kind, operations in facts.items()
-        }
+        named = {f"arithmetic[{kind}]": operations for kind, operations in facts.items()}
+        short, long = evaluate(tiny_base, tokenizer, named, *shared, flags, tmp_path).values()
     rows = (tmp_path / "eval" / "arithmetic.jsonl").read_text().splitlines()
     assert len(rows) == 150 * 17 and scores["n"] == 150
     assert 0.15 <= scores["avg@16"]["mean"] <= 0.35 and scores["pass@16"]["mean"] >= 0.8
     assert scores["sampled_unfinished"] < 0.05
     # Single operations are facts, also as sampled; sums and differences of two long numbers are the least firm.
-    assert single["short"]["avg@1"]["mean"] >= 0.99 and single["short"]["pass@1"]["mean"] >= 0.99
-    assert single["long"]["avg@1"]["mean"] >= 0.96 and single["long"]["pass@1"]["mean"] >= 0.975
+    assert short["avg@1"]["mean"] >= 0.99 and short["pass@1"]["mean"] >= 0.99
+    assert long["avg@1"]["mean"] >= 0.96 and long["pass@1"]["mean"] >= 0.975

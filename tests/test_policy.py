@@ -1,5 +1,7 @@
 """Packed log-probabilities, gradients and losses against one forward pass a path."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -133,12 +135,12 @@ def test_a_pack_holds_what_is_needed_once():
 def test_cuts_cost_least():
     """Against trying every way to cut a small tree."""
     rng = np.random.default_rng(5)
-    for attention_tokens in (None, 8.0, 60.0):
+    for attention_tokens in (math.inf, 8.0, 60.0):
         lengths, context = rng.integers(1, 6, 10), rng.integers(0, 9, 10)
 
         def cost(boundaries, lengths=lengths, context=context, attention_tokens=attention_tokens):
             sizes = [context[a] + lengths[a:b].sum() for a, b in zip(boundaries, boundaries[1:])]
-            quadratic = sum(s * s for s in sizes) / attention_tokens if attention_tokens else 0
+            quadratic = sum(s * s for s in sizes) / attention_tokens
             return np.inf if max(sizes) > 25 else len(sizes) + sum(sizes) + quadratic
 
         every = [[0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)]

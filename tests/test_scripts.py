@@ -164,6 +164,16 @@ def test_two_processes_equal_one(finished, tmp_path):
         assert_same_but_for_rounding(tmp_path, finished[0])
 
 
+def test_fsdp_equals_one_process(finished, tmp_path):
+    """Each process holds half of the frozen weights, and they have unlike numbers of packs, at times none."""
+    launch = [*TWO_PROCESSES[:3], "--config_file", "recipes/accelerate/fsdp.yaml", "--num_processes", 2]
+    with fault("two processes under FSDP, stopped and resumed: the same run as one"):
+        for updates, resume in ((2, []), (4, ["--resume_from_checkpoint"])):
+            flags = [*words(tmp_path, eval_steps=2, num_samples=2, max_steps=updates), "--benchmarks", "arithmetic[:6]"]
+            script(*launch, "train_treerpo.py", *flags, *resume)
+        assert_same_but_for_rounding(tmp_path, finished[0])
+
+
 def test_two_machines_equal_one(finished, tmp_path, namespaces):
     flags = [*words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]"]
     with fault("two machines (network namespaces): the same run as one process"):
@@ -319,10 +329,15 @@ def test_bad_flags(argv, says, tmp_path, capsys):
     assert not (tmp_path / "run" / "config.yaml").exists() or "resume" in argv[0]
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_launchers_that_split_the_model_are_refused(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")  # as accelerate launch sets it
-    assert f"{name} is not supported" in refused(train_treerpo.main, words(tmp_path / "run"), capsys)
+def test_a_launch_by_deepspeed_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as accelerate launch sets it
+    assert "DeepSpeed is not supported" in refused(train_treerpo.main, words(tmp_path / "run"), capsys)
+
+
+def test_fsdp_needs_an_adapter(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_treerpo, "FSDP", True)
+    argv = words(tmp_path / "run", use_peft="false")
+    assert "--use_peft false: FSDP" in refused(train_treerpo.main, argv, capsys)
 
 
 def test_recipes_extend_and_the_command_line_wins(tmp_path):
