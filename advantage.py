@@ -60,9 +60,7 @@ def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, T
     return size, mean, variance.sqrt()
 
 
-def sibling_advantages(
-    rewards: Tensor, parent: Tensor, scale: str = "bernoulli", prune_threshold: float = 0.0
-) -> Tensor:
+def sibling_advantages(rewards: Tensor, parent: Tensor, scale: str = "bernoulli", prune_threshold=0.0) -> Tensor:
     """The advantage of every step relative to its siblings: A = (r - mu) / s, with mu the mean of its group.
 
     s depends on `scale`:

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import yaml
@@ -21,7 +20,6 @@ from transformers.utils import logging as transformers_logging
 
 from data.problems import BadInput
 
-Flags = TypeVar("Flags")
 ROOT = Path(__file__).resolve().parent
 
 
@@ -57,7 +55,7 @@ class ModelAndDataFlags:
         return self.data_dir, self.problem_column, self.answer_column
 
 
-def parse_flags(kind: type[Flags], argv: list[str], description: str, demo: str | None = None) -> Flags:
+def parse_flags(kind: type, argv: list[str], description: str, demo: str | None = None):
     """Flags from `--config FILE` (YAML) and the command line, which wins.
 
     Args:

@@ -27,9 +27,7 @@ from equality import MAX_ANSWER, BadGold, Undecided, clean, equal
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[-+]?[\d.][^\s$]*|\\[a-zA-Z][^\s$]*")
-_NEGATED = re.compile(
-    r"(?:\bnot|n't|rather than|instead of|\\neq?|≠|!=)(?:\s+(?:be|equal(?:\s+to)?))?[\s$*:(]*$", re.IGNORECASE
-)
+_NEGATED = re.compile(r"(?i)(?:\bnot|n't|rather than|instead of|\\neq?|≠|!=)(?:\s+(?:be|equal(?:\s+to)?))?[\s$*:(]*$")
 # Words between two boxes: of an offer ("1 or 2"), or of a correction ("wait, it is 2").
 _OFFER = re.compile(r"\b(?:or|alternatively|maybe|possibly|perhaps|might|could)\b", re.IGNORECASE)
 _AMEND = re.compile(

@@ -275,9 +275,7 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
 
 def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
     """Which problems stand at places first ... last - 1 of an endless sequence of reshuffled epochs."""
-    orders = {}
-    for epoch in {place // count for place in range(first, last)}:
-        orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
+    orders = {e: np.random.default_rng([seed, e]).permutation(count) for e in {p // count for p in range(first, last)}}
     return [int(orders[place // count][place % count]) for place in range(first, last)]
 
 

@@ -7,6 +7,7 @@ prompt and its seed, and slices, neighbours and processes do not change it (up t
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -131,17 +132,28 @@ class _InverseCDF(LogitsProcessor):
         self.logprobs: list[Tensor] = []  # a [rows] a position
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        temperature = self.warping[0]
-        logprobs = warp(scores, *self.warping).log_softmax(-1)  # [rows, vocabulary]
-        if temperature > 0:
-            # In double precision: a float32 sum over 262,144 tokens would lose the tail.
-            cumulative = logprobs.double().exp_().cumsum_(-1)
-            threshold = self.uniforms[len(self.logprobs), :, None] * cumulative[:, -1:]
-            token = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=scores.shape[1] - 1)  # [rows, 1]
+        logits = warp(scores, *self.warping)  # [rows, vocabulary]
+        # A vocabulary may hold 262,144 tokens: it is read once, for the mass of each block, and then a block is.
+        blocks = logits.unflatten(1, (-1, math.gcd(logits.shape[1], 512)))  # [rows, blocks, tokens of a block]
+        masses = blocks.logsumexp(-1)  # [rows, blocks]
+        if self.warping[0] > 0:
+            block, share = _draw(masses, self.uniforms[len(self.logprobs), :, None])
+            place, _ = _draw(blocks.take_along_dim(block[:, :, None], 1).squeeze(1), share)
+            token = block * blocks.shape[2] + place
         else:
-            token = logprobs.argmax(-1, keepdim=True)
-        self.logprobs.append(logprobs.gather(1, token).squeeze(1))
+            token = logits.argmax(-1, keepdim=True)
+        self.logprobs.append((logits.gather(1, token) - masses.logsumexp(-1, keepdim=True)).squeeze(1))
         return scores.fill_(-torch.inf).scatter_(1, token, 0.0)
+
+
+def _draw(logits: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the share [rows, 1] of the cumulative distribution of logits [rows, choices] is reached, [rows, 1], and
+    the share that it is of the choice found. In double precision, as a float32 sum over many would lose the tail."""
+    cumulative = logits.double().softmax(-1).cumsum_(-1)
+    threshold = share * cumulative[:, -1:]
+    choice = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)
+    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(1, choice)
+    return choice, (threshold - before) / (cumulative.gather(1, choice) - before)
 
 
 class _StepEnd(StoppingCriteria):
@@ -209,8 +221,7 @@ class TreeSampler:
         Args:
             prompts: token ids, at least one each. seeds: one non-negative integer a prompt.
         """
-        trees = dict(self.stream(prompts, seeds))
-        return [trees[i] for i in range(len(prompts))]
+        return [tree for _, tree in sorted(self.stream(prompts, seeds))]  # by index, which no two share
 
     @torch.no_grad()
     def stream(self, prompts: list[list[int]], seeds: list[int]) -> Iterator[tuple[int, Tree]]:

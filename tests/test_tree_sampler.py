@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import FAMILIES, path_logprobs, random_model
 
-from tree_sampler import TreeSampler, _uniforms, warp
+from tree_sampler import TreeSampler, _InverseCDF, _uniforms, warp
 
 PROMPTS = [[5, 9, 23], [7], [4, 4, 4, 8, 15, 16, 23], [5, 9, 23], [60, 61]]
 SEEDS = [3, 1, 4, 1, 5]
@@ -211,3 +211,25 @@ def test_trees_are_streamed_as_soon_as_they_are_whole(tokenizer):
         order.append((index, len(begun)))
     assert sorted(index for index, _ in order) == list(range(len(PROMPTS))) and order[0][1] < len(PROMPTS)
     assert model.training is False
+
+
+@pytest.mark.parametrize("vocabulary", [2**18, 50_257, 151_936])
+def test_draws_from_a_large_vocabulary(vocabulary):
+    """The inverse of the cumulative distribution, in double precision; the last rows have most of the mass cropped."""
+    rows = 24
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, vocabulary, generator=generator) * torch.linspace(0.5, 6, rows)[:, None]
+    logits[-8:, torch.rand(vocabulary, generator=generator) < 0.999] = -torch.inf
+    uniforms = torch.rand(3, rows, generator=generator, dtype=torch.double)
+    uniforms[1], uniforms[2] = 0.0, 1 - 2**-53
+    draw = _InverseCDF(uniforms, temperature=1.0, top_p=1.0, top_k=0)
+    for position in range(3):
+        token = draw(torch.zeros(rows, 1, dtype=torch.long), logits.clone()).argmax(-1)
+        logprobs = logits.double().log_softmax(-1)
+        cumulative = logprobs.exp().cumsum(-1)
+        low = (cumulative - logprobs.exp()).gather(1, token[:, None]).squeeze(1)
+        high = cumulative.gather(1, token[:, None]).squeeze(1)
+        assert (low <= uniforms[position] + 1e-6).all() and (uniforms[position] <= high + 1e-6).all()
+        expected = logprobs.gather(1, token[:, None]).squeeze(1)
+        assert expected.isfinite().all()
+        torch.testing.assert_close(draw.logprobs[position].double(), expected, atol=1e-5, rtol=0)
