@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tree_sampler import Tree, warp
 
 LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
 CHUNK_ELEMENTS = 2**25  # logits alive at once in `token_logprobs`: 128 MiB of float32
+# What a call of attention costs, in pairs of tokens whose attention takes as long; on a GPU by count, not measured.
+CALL_PAIRS = 2**18 if torch.cuda.is_available() else 2**15
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Pack:
     advantages: Tensor  # [trained tokens], of the node that each belongs to
     old_logprobs: Tensor  # [trained tokens], under the sampling policy
     steps: Tensor  # LongTensor [trained tokens], numbers the node that each belongs to, from 0 within the pack
+    cuts: Tensor  # LongTensor [segments + 1], the indices between which attention is computed at once
 
     def to(self, device) -> "Pack":
         return Pack(**{name: value.to(device) for name, value in vars(self).items()})
@@ -45,7 +50,7 @@ class Pack:
     def idle() -> "Pack":
         """One token and none that is trained: a pass that another process needs company in."""
         one, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        return Pack(one, one, one + 1, none, none, none.float(), none.float(), none)
+        return Pack(one, one, one + 1, none, none, none.float(), none.float(), none, torch.tensor([0, 1]))
 
 
 @dataclass
@@ -61,18 +66,15 @@ class _Item:
     end: int = 0  # index behind the last node of its subtree
 
 
-def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int, attention_tokens=math.inf) -> list[Pack]:
+def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int) -> list[Pack]:
     """Packs the trained nodes of the trees, each exactly once, with the ancestors they need.
 
     Nodes with zero advantage and no trained descendant are left out. A cut repeats the tokens of the ancestors at that
-    place and nothing else; cuts are chosen to minimise sum(n + n^2 / attention_tokens) over packs of n tokens, with
-    n <= max_tokens, by dynamic programming over the depth-first order.
+    place and nothing else; the cuts are those that leave the fewest tokens in all packs, each of at most max_tokens.
 
     Args:
         advantages: one Tensor [nodes] a tree.
         max_tokens: most tokens in a pack.
-        attention_tokens: the length at which attention, quadratic, costs as much as all else in a forward pass; about
-            6 times the hidden size by operation count. Infinite: only tokens cost, so packs are as full as can be.
 
     Raises:
         ValueError: a single path is longer than max_tokens.
@@ -85,7 +87,8 @@ def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int, attention
     lengths = np.array([len(item.ids) for item in items])
     if (longest := max(item.start + len(item.ids) for item in items)) > max_tokens:
         raise ValueError(f"a path of {longest} tokens does not fit a pack of {max_tokens}: raise max_pack_tokens")
-    cuts = _cut(lengths, np.array([item.start for item in items]), max_tokens, attention_tokens)
+    # A token more for each pack: of two ways to cut that cost the same, the one with fewer packs.
+    cuts = _cut(lengths, np.array([item.start for item in items]), max_tokens, lambda own, context: 1 + own + context)
     packs = [_build(items, first, last) for first, last in pairwise(cuts)]
     return [p for p in packs if len(p.targets)]
 
@@ -116,10 +119,11 @@ def _collect(tree: Tree, advantages: list[float], items: list[_Item]) -> None:
         items[index].end = len(items)
 
 
-def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: int, attention_tokens: float) -> list[int]:
-    """Where to cut the depth-first order: boundaries 0 = c0 < c1 < ... = nodes, of least total cost.
+def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: float, cost: Callable) -> list[int]:
+    """Where to cut the depth-first order: boundaries 0 = c0 < c1 < ... = nodes, of least total cost, by dynamic
+    programming. `cost` takes the tokens of a part's own nodes, [candidates], and those of its context.
 
-    A pack of nodes [i, j) holds their tokens and `context[i]` tokens of the ancestors of i. Those are all the ancestors
+    A part of nodes [i, j) needs their tokens and `context[i]` tokens of the ancestors of i. Those are all the ancestors
     it needs: in depth-first order an ancestor of a later node in the range is in the range, or above i too.
     """
     count = len(lengths)
@@ -128,12 +132,10 @@ def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: int, attention_to
     cut = np.zeros(count, dtype=int)
     for i in range(count - 1, -1, -1):
         last = np.searchsorted(offsets, offsets[i] + max_tokens - context[i], side="right")
-        tokens = context[i] + offsets[i + 1 : last] - offsets[i]  # [candidates], for j = i + 1 ... last - 1
-        # One token more a pack: of two cuts that cost the same, the one with fewer packs.
-        cost = 1 + tokens + tokens * tokens / attention_tokens + best[i + 1 : last]
+        costs = cost(offsets[i + 1 : last] - offsets[i], context[i]) + best[i + 1 : last]  # for j = i + 1 ... last - 1
         # The latest of equals. Behind nodes without tokens of their own it makes no difference.
-        cut[i] = last - 1 - int(cost[::-1].argmin())
-        best[i] = cost[cut[i] - i - 1]
+        cut[i] = last - 1 - int(costs[::-1].argmin())
+        best[i] = costs[cut[i] - i - 1]
     boundaries = [0]
     while boundaries[-1] < count:
         boundaries.append(int(cut[boundaries[-1]]))
@@ -151,6 +153,8 @@ def _build(items: list[_Item], first: int, last: int) -> Pack:
     offsets = np.concatenate([[0], lengths.cumsum()])  # [members + 1]
     exits = np.array([offsets[place.get(items[index].end, len(members))] for index in members])
     starts = np.array([items[index].start for index in members])
+    # Attention computes own * (own + context) pairs of tokens for a segment, and is called once more for each.
+    cuts = _cut(lengths, starts, math.inf, lambda own, context: own * (own + context) + CALL_PAIRS)
     predictors, trained = [], []
     for i, index in enumerate(members):
         item = items[index]
@@ -173,6 +177,7 @@ def _build(items: list[_Item], first: int, last: int) -> Pack:
         advantages=join([np.full(size, item.advantage) for item, size in zip(trained, sizes)], np.float32),
         old_logprobs=join([item.old_logprobs for item in trained], np.float32),
         steps=torch.from_numpy(np.repeat(np.arange(len(trained)), sizes)),
+        cuts=torch.from_numpy(offsets[cuts]),
     )
 
 
@@ -202,6 +207,21 @@ def _masks(config, dtype: torch.dtype, pack: Pack):
     return {kind: visible(window if kind == "sliding_attention" else None) for kind in set(kinds)}
 
 
+def tree_sdpa(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, segments=(), **kwargs):
+    """transformers' SDPA, for one segment of a pack's queries after another where `segments` names them with the keys
+    that some of them see. A token sees its path alone, a small part of a pack, and a dense mask saves no work."""
+    if len(segments) < 2:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    parts = []
+    for own, seen in segments:
+        keys, values, mask = key[:, :, seen], value[:, :, seen], attention_mask[:, :, own][..., seen]
+        parts.append(sdpa_attention_forward(module, query[:, :, own], keys, values, mask, **kwargs)[0])
+    return torch.cat(parts, 1), None  # [1, tokens, heads, head dimension]
+
+
+AttentionInterface.register("sdpa", tree_sdpa)
+
+
 def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:
     """The log-probability of every trained token, [trained tokens], in the order of `pack.advantages`.
 
@@ -213,11 +233,14 @@ def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config, head = causal.config.get_text_config(), causal.get_output_embeddings()
+    index, cuts = torch.arange(len(pack.input_ids), device=pack.tout.device), pairwise(pack.cuts.tolist())
+    segments = [(slice(a, b), ((index < b) & (pack.tout > a)).nonzero().squeeze(1)) for a, b in cuts]
     hidden = causal.get_decoder()(
         input_ids=pack.input_ids[None],
         attention_mask=_masks(config, causal.dtype, pack),
         position_ids=pack.position_ids[None],
         use_cache=False,
+        segments=segments,  # for `tree_sdpa`; other implementations pass over it
     ).last_hidden_state[0]  # [tokens, hidden size]
     softcap = getattr(config, "final_logit_softcapping", None)
 
@@ -286,11 +309,10 @@ def check_model(model) -> None:
         model.train(training)
 
 
-def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float = 0.2, epsilon_high: float | None = None,
-    beta: float = 0.0, ref_logprobs: Tensor | None = None, loss_type: str = "dapo", steps: Tensor | None = None,
-    normalizer: float | None = None,
-) -> Tensor:  # fmt: skip
+def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float = 0.2,
+                epsilon_high: float | None = None, beta: float = 0.0, ref_logprobs: Tensor | None = None,
+                loss_type: str = "dapo", steps: Tensor | None = None,
+                normalizer: float | None = None) -> Tensor:  # fmt: skip
     """The clipped surrogate (PPO, arXiv 1707.06347, equation 7) with a KL term, as a scalar to minimise:
 
         l = -min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) + beta (exp(d) - d - 1)

@@ -31,13 +31,11 @@ _NEGATED = re.compile(r"(?i)(?:\bnot|n't|rather than|instead of|\\neq?|≠|!=)(?
 # Words between two boxes: of an offer ("1 or 2"), or of a correction ("wait, it is 2").
 _OFFER = re.compile(r"\b(?:or|alternatively|maybe|possibly|perhaps|might|could)\b", re.IGNORECASE)
 _AMEND = re.compile(
-    r"wait|\bno\b|actually|rather|correct|instead|mistake|sorry|check|hmm|oops|should|equiv|simpl|same|hence|thus|so\b",
-    re.IGNORECASE,
+    r"(?i)wait|\bno\b|actually|rather|correct|instead|mistake|sorry|check|hmm|oops|should|equiv|simpl|same|hence|thus|so\b"
 )
 _GLUE = re.compile(r"\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\b[a-zA-Z]\s*=|\\?[\W_]")
 _SAID = re.compile(
-    r"####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|would be)\b|:|=)[\s*:]*(?P<no>not\b)?",
-    re.IGNORECASE,
+    r"(?i)####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|would be)\b|:|=)[\s*:]*(?P<no>not\b)?"
 )
 _ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)

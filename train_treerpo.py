@@ -113,9 +113,8 @@ def check_flags(flags: Flags, processes: int) -> None:
     flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
     check_least(
         flags, branching=1, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
-        max_steps=1, max_bad_updates=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0,
-        grade_noise=0,
-        lora_r=1, seed=0, logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1,
+        max_steps=1, max_bad_updates=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0, seed=0,
+        grade_noise=0, lora_r=1, logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1,
         num_samples=0, max_new_tokens=1, num_shots=0,
     )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
@@ -147,10 +146,9 @@ def timed(seconds: dict[str, float], phase: str):
     seconds[f"seconds_{phase}"] = time.perf_counter() - start
 
 
-def sample_and_grade(
-    sampler: TreeSampler, prompts: list[list[int]], seeds: list[int], answers: list[str], grader: Grader, to_text,
-    seconds: dict[str, float], noise: float = 0.0,
-) -> tuple[list[Tree], list[torch.Tensor]]:  # fmt: skip
+def sample_and_grade(sampler: TreeSampler, prompts: list[list[int]], seeds: list[int], answers: list[str],
+                     grader: Grader, to_text, seconds: dict[str, float],
+                     noise: float = 0.0) -> tuple[list[Tree], list[torch.Tensor]]:  # fmt: skip
     """Phases 1 and 2: a tree a prompt, and its leaf rewards [nodes]: 1 or 0 at leaves, NaN elsewhere.
 
     A tree is graded while others still grow; `seconds` gets the time of sampling and what grading took beyond it.
@@ -213,11 +211,8 @@ def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator
     """
 
     def make_packs() -> tuple[list[Pack], list]:
-        # Attention takes 4 * hidden size operations a pair of tokens and layer, all else about 24 * hidden size squared
-        # a token and layer: they draw level at about 6 * hidden size tokens.
-        attention_tokens = 6 * model.config.get_text_config().hidden_size
         try:
-            packs = pack(trees, advantages, flags.max_pack_tokens, attention_tokens)
+            packs = pack(trees, advantages, flags.max_pack_tokens)
         except ValueError as error:  # --max_pack_tokens was large enough until memory ran out
             raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing true") from error
         if FSDP:  # whose layers are gathered by all processes or none
@@ -297,19 +292,17 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
     try:
         if flags.use_peft:
             targets = flags.lora_target_modules
-            lora = LoraConfig(
-                r=flags.lora_r, lora_alpha=flags.lora_alpha, lora_dropout=flags.lora_dropout, task_type="CAUSAL_LM",
-                target_modules=targets[0] if targets == ["all-linear"] else targets,
-            )  # fmt: skip
+            lora = LoraConfig(r=flags.lora_r, lora_alpha=flags.lora_alpha, lora_dropout=flags.lora_dropout,
+                              target_modules=targets[0] if targets == ["all-linear"] else targets,
+                              task_type="CAUSAL_LM")  # fmt: skip
             model = get_peft_model(model, lora)
         model.to(accelerator.device)
         if flags.gradient_checkpointing:
             model.activation_checkpointing_enable()
         check_model(model)
-        sampler = TreeSampler(
-            model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature, flags.top_p,
-            flags.top_k, flags.max_rows, flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n"),
-        )  # fmt: skip
+        delimiter = flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n")
+        sampler = TreeSampler(model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature,
+                              flags.top_p, flags.top_k, flags.max_rows, delimiter)  # fmt: skip
         if FSDP:
             shard(model)
         trained = [p for p in model.parameters() if p.requires_grad]

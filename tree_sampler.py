@@ -185,11 +185,9 @@ class TreeSampler:
         ValueError: a setting out of range, no stop token, or a model whose cache can't be forked.
     """
 
-    def __init__(
-        self, model, tokenizer, branching: int | list[int] = 8, depth: int = 3, step_tokens: int = 384,
-        temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_rows: int = 256,
-        step_delimiter: str | None = None,
-    ):  # fmt: skip
+    def __init__(self, model, tokenizer, branching: int | list[int] = 8, depth: int = 3, step_tokens: int = 384,
+                 temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_rows: int = 256,
+                 step_delimiter: str | None = None):  # fmt: skip
         self.widths = list(branching) if isinstance(branching, (list, tuple)) else [branching] * depth
         least = {"branching": min(self.widths, default=0), "step_tokens": step_tokens, "max_rows": max_rows}
         if bad := [f"{name}={value}" for name, value in least.items() if value < 1]:

@@ -66,7 +66,7 @@ def train_rows(rows: list[list[int]], trained: int) -> None:
 
 
 def packed() -> None:
-    for one in pack([tree], [advantages], args.max_pack_tokens, 6 * config.hidden_size):
+    for one in pack([tree], [advantages], args.max_pack_tokens):
         token_logprobs(model, one.to(device())).sum().backward()
 
 

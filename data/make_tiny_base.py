@@ -6,7 +6,6 @@ bad strategies. At a trap it reduces the leftmost operation first 65 % of the ti
 nothing, and one operation in 200 slips. Only the split "base" is read, which shares no problem with the others.
 """
 
-import argparse
 import random
 import sys
 from pathlib import Path
@@ -118,11 +117,8 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default=Path(__file__).parent / "tiny_base", type=Path)
-    parser.add_argument("--seed", default=0, type=int)
-    args = parser.parse_args()
-    torch.manual_seed(args.seed)
+    output = Path(__file__).parent / "tiny_base"
+    torch.manual_seed(0)
     tokenizer = make_tokenizer()
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
@@ -132,12 +128,12 @@ def main() -> None:
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
     for number, phase in enumerate(PHASES):
-        train(model, tokenizer, *phase, args.seed + number)
+        train(model, tokenizer, *phase, seed=number)
     with torch.no_grad():
         model.model.norm.weight *= SHARPENED
-    model.save_pretrained(args.output_dir)
-    tokenizer.save_pretrained(args.output_dir)
-    print(f"saved {args.output_dir}")
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    print(f"saved {output}")
 
 
 if __name__ == "__main__":

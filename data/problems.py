@@ -77,10 +77,8 @@ SOURCES = {
 }
 
 
-def load_problems(
-    name: str, split: str = "train", data_dir: str | None = None, problem_column: str | None = None,
-    answer_column: str | None = None,
-) -> list[dict[str, str]]:  # fmt: skip
+def load_problems(name: str, split: str = "train", data_dir: str | None = None, problem_column: str | None = None,
+                  answer_column: str | None = None) -> list[dict[str, str]]:  # fmt: skip
     """The problems of `name` as rows {"id", "problem", "answer"}; rows without either are counted and left out.
 
     Args:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import FAMILIES, path_logprobs, random_model, random_tree
 from peft import LoraConfig, get_peft_model
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import policy
 from policy import pack, policy_loss, token_logprobs
-from tree_sampler import TreeSampler
+from tree_sampler import Tree, TreeSampler
 
 
 def with_lora(model):
@@ -52,15 +53,24 @@ def by_step(packs, values):
     return found
 
 
+@pytest.fixture(params=["segments", "dense"])
+def attention(request, monkeypatch):
+    """Attention by segments of a few tokens, or all at once, as in any pack as small as the tests'."""
+    monkeypatch.setattr(policy, "CALL_PAIRS", {"segments": 8, "dense": 2**15}[request.param])
+    return request.param
+
+
 @pytest.mark.parametrize("max_tokens", [35, 60, 10_000])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packs_equal_one_forward_per_path(family, lora, max_tokens):
+def test_packs_equal_one_forward_per_path(family, lora, max_tokens, attention):
     model = with_lora(random_model(family, scale=3.0)) if lora else random_model(family, scale=3.0)
     trees, advantages = random_trees(seed=1)
     for temperature in (1.0, 0.7):
         packs = pack(trees, advantages, max_tokens)
         assert all(len(p.input_ids) <= max_tokens for p in packs) and (len(packs) > 1) == (max_tokens < 1000)
+        segments = [len(p.cuts) - 1 for p in packs]
+        assert max(segments) > 5 if attention == "segments" else set(segments) == {1}
         found = by_step(packs, [token_logprobs(model, p, temperature) for p in packs])
         expected = expected_logprobs(model, trees, advantages, temperature)
         assert found.keys() == expected.keys()
@@ -81,7 +91,7 @@ def test_packs_equal_one_forward_per_path(family, lora, max_tokens):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_attention_implementations_agree(implementation):
+def test_attention_implementations_agree(implementation, attention):
     model = random_model("gemma3", scale=3.0)
     model.set_attn_implementation(implementation)
     trees, advantages = random_trees(seed=2)
@@ -99,7 +109,7 @@ def test_sampled_logprobs_equal_training_logprobs_under_cropping(tiny_base, toke
     torch.testing.assert_close(logprobs, p.old_logprobs, atol=1e-4, rtol=1e-4)
 
 
-def test_chunks_and_gradient_checkpointing_change_nothing(monkeypatch):
+def test_chunks_and_gradient_checkpointing_change_nothing(monkeypatch, attention):
     model = random_model("qwen3")
     trees, advantages = random_trees(seed=3)
     (p,) = pack(trees, advantages, 10_000)
@@ -135,17 +145,36 @@ def test_a_pack_holds_what_is_needed_once():
 def test_cuts_cost_least():
     """Against trying every way to cut a small tree."""
     rng = np.random.default_rng(5)
-    for attention_tokens in (math.inf, 8.0, 60.0):
+    packs, segments = lambda own, above: 1 + own + above, lambda own, above: own * (own + above) + 30
+    for limit, part in ((25, packs), (math.inf, segments)):
         lengths, context = rng.integers(1, 6, 10), rng.integers(0, 9, 10)
 
-        def cost(boundaries, lengths=lengths, context=context, attention_tokens=attention_tokens):
-            sizes = [context[a] + lengths[a:b].sum() for a, b in zip(boundaries, boundaries[1:])]
-            quadratic = sum(s * s for s in sizes) / attention_tokens
-            return np.inf if max(sizes) > 25 else len(sizes) + sum(sizes) + quadratic
+        def cost(boundaries, lengths=lengths, context=context, limit=limit, part=part):
+            parts = [(lengths[a:b].sum(), context[a]) for a, b in zip(boundaries, boundaries[1:])]
+            return np.inf if max(map(sum, parts)) > limit else sum(part(*one) for one in parts)
 
         every = [[0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)]
-        found = policy._cut(lengths, context, 25, attention_tokens)
-        assert cost(found) == pytest.approx(min(map(cost, every)))
+        found = policy._cut(lengths, context, limit, part)
+        assert 2 < len(found) < 10 and cost(found) == min(map(cost, every))
+
+
+def test_segments_leave_out_what_nobody_sees(monkeypatch):
+    """A tree of depth 3 with steps of 32 tokens: attention computes less than half of the pairs of a whole pack."""
+    calls = []
+
+    def count(module, query, key, *args, **kwargs):
+        calls.append(query.shape[2] * key.shape[2])
+        return sdpa_attention_forward(module, query, key, *args, **kwargs)
+
+    monkeypatch.setattr(policy, "sdpa_attention_forward", count)
+    monkeypatch.setattr(policy, "CALL_PAIRS", 2**15)
+    parent = [-1, *((i - 1) // 4 for i in range(1, 85))]
+    tokens = [torch.empty(0), *(torch.randint(2, 100, (32,)) for _ in parent[1:])]
+    tree = Tree([5] * 20, parent, parent, tokens, [torch.zeros(len(t)) for t in tokens], [False] * 85)
+    (p,) = pack([tree], [torch.ones(85)], 10_000)
+    token_logprobs(random_model("qwen2", max_position_embeddings=10_000), p)
+    layers = 2
+    assert len(calls) == layers * (len(p.cuts) - 1) > 10 and sum(calls) < layers * len(p.input_ids) ** 2 / 2
 
 
 def test_a_path_that_does_not_fit_is_refused():
