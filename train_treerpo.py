@@ -92,7 +92,7 @@ class Flags(ModelAndDataFlags):
     # Run
     dry_run: bool = flag(False, "print what one update will cost, and stop")
     output_dir: str | None = flag(None, "folder of the run; default results/NAME-TIME")
-    resume_from_checkpoint: str | None = flag(None, "a folder; bare: output_dir's newest", nargs="?", const="newest")
+    resume_from_checkpoint: str | None = flag(None, "a checkpoint; alone: the newest one", nargs="?", const="newest")
     logging_steps: int = flag(1, "updates between trees kept in trees.jsonl and lines to the tracker; 0: none")
     save_steps: int = flag(50, "updates between checkpoints; 0 for none")
     save_total_limit: int | None = flag(2, "checkpoints to keep")

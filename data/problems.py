@@ -157,7 +157,7 @@ def _normalise(name: str, table: list[dict], source: Source, problem: str | None
     rows, bad, repeated, ids = [], [], [], set()
     for number, row in enumerate(table, 1):
         question, gold = row.get(problem), row.get(answer)
-        gold = ", ".join(map(str, gold)) if isinstance(gold, list) else gold
+        gold = (gold[0] if len(gold) == 1 else ", ".join(map(str, gold))) if isinstance(gold, list) else gold
         gold = "" if gold is None or isinstance(gold, dict) else _short(str(gold))
         own_id = str(row.get("id", f"{name}/{number - 1}"))
         if not (isinstance(question, str) and question.strip() and gold):

@@ -126,3 +126,10 @@ def test_chat_template(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", template)
     text = tokenizer.decode(encode_prompt(tokenizer, "1+1?"))
     assert text == f"<system>{problems.SYSTEM_PROMPT}<user>1+1?<assistant>"
+
+
+def test_an_answer_in_a_list_is_read_as_without_the_list(tmp_path):
+    answers = [["5"], ["x=1", "x=2"], [None], [{"value": 1}], [], None]
+    rows = [{"question": f"q{i}", "answer": answer} for i, answer in enumerate(answers)]
+    (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [row["answer"] for row in load_problems(str(tmp_path / "lists.jsonl"))] == ["5", "x=1, x=2"]
