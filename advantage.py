@@ -4,11 +4,13 @@ Pure tensor functions over one tree. Nodes stand in topological order (parent be
 parent -1. A group is the children of one parent.
 """
 
+import inspect
+
 import torch
 from torch import Tensor
 
-SCALES = ("bernoulli", "group", "none")
-# Means of equal rewards can differ in their last bits; a spread below this is rounding, not signal.
+SCALES = ("variance", "deviation", "group", "none")
+# Means of equal rewards can differ in their last bits; a range below this is rounding, not signal.
 ROUNDING = 1e-6
 
 
@@ -60,18 +62,33 @@ def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, T
     return size, mean, variance.sqrt()
 
 
-def sibling_advantages(rewards: Tensor, parent: Tensor, scale: str = "bernoulli", prune_threshold=0.0) -> Tensor:
-    """The advantage of every step relative to its siblings: A = (r - mu) / s, with mu the mean of its group.
+def group_range(rewards: Tensor, parent: Tensor) -> Tensor:
+    """Of the group that each node heads as parent: max R - min R, [nodes]. A leaf heads no group and gets 0."""
+    rewards = rewards.double()
+    siblings, group = rewards[1:], parent[1:]
+    largest = torch.zeros_like(rewards).scatter_reduce_(0, group, siblings, "amax", include_self=False)
+    smallest = torch.zeros_like(rewards).scatter_reduce_(0, group, siblings, "amin", include_self=False)
+    return largest - smallest
 
-    s depends on `scale`:
-        "bernoulli": sqrt(mu (1 - mu)), the deviation of 0/1 rewards with this mean. Step rewards are means of such
-            rewards, and dividing by their plain deviation would blow small spreads up: {0.49, 0.51} would look like
-            {0, 1} (TreeRPO, section 3.2).
-        "group": the population standard deviation of the group (GRPO, arXiv 2402.03300, equation 3).
+
+def sibling_advantages(
+    rewards: Tensor, parent: Tensor, scale: str = "variance", prune_threshold: float = 0.0
+) -> Tensor:
+    """The advantage of every step relative to its siblings (TreeRPO, section 3.3, equation 4):
+
+        A = (R - mu) / sigma,  mu = the mean reward of the group
+
+    sigma depends on `scale`:
+        "variance": mu (1 - mu), as in equation 4 and the paper's code; no square root. For 0/1 rewards a right step
+            gets +1 / mu and a wrong one -1 / (1 - mu). The paper's code adds 1e-6 to sigma; a kept group never
+            divides by 0, so this one does not.
+        "deviation": sqrt(mu (1 - mu)), the standard deviation that 0/1 rewards with this mean would have.
+        "group": the population standard deviation of the group (GRPO, arXiv 2402.03300, equation 3). It blows small
+            spreads up: [0.49, 0.51] gets what [0, 1] gets, which is why the paper does not use it (section 3.3).
         "none": 1 (Dr. GRPO, arXiv 2503.20783).
 
-    A group whose population standard deviation is at most `prune_threshold` is pruned: its advantages are 0. (The
-    paper prunes at 0.1 without giving its statistic; this one is our choice.) The root's advantage is 0.
+    A group is kept if and only if max R - min R > `prune_threshold`, tau (equations 1 and 2); a pruned group's
+    advantages are 0. The root's advantage is 0. In every kept group the advantages sum to 0.
 
     Args:
         rewards: Tensor [nodes], from `step_rewards`.
@@ -81,18 +98,24 @@ def sibling_advantages(rewards: Tensor, parent: Tensor, scale: str = "bernoulli"
         Tensor [nodes], of the dtype of `rewards`.
 
     Raises:
-        ValueError: an unknown scale, or "bernoulli" with rewards outside [0, 1].
+        ValueError: an unknown scale, or "variance" or "deviation" with rewards outside [0, 1].
+
+    One right step among eight siblings:
+
+    >>> sibling_advantages(torch.tensor([0.125, 1, 0, 0, 0, 0, 0, 0, 0]), torch.tensor([-1] + [0] * 8))[1:4]
+    tensor([ 8.0000, -1.1429, -1.1429])
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
-    _, mean, deviation = group_statistics(rewards, parent)
-    if scale == "bernoulli" and not bool(((rewards >= 0) & (rewards <= 1)).all()):
-        raise ValueError('scale "bernoulli" needs rewards in [0, 1]')
-    divisor = {"bernoulli": (mean * (1 - mean)).clamp(min=0).sqrt(), "group": deviation, "none": torch.ones_like(mean)}
-    group = parent[1:]
-    kept = deviation[group] > prune_threshold + ROUNDING
+    _, mean, deviation = group_statistics(rewards, parent)  # [nodes] each, by the parent of the group
+    if scale in ("variance", "deviation") and not bool(((rewards >= 0) & (rewards <= 1)).all()):
+        raise ValueError(f'scale "{scale}" needs rewards in [0, 1]')
+    variance = (mean * (1 - mean)).clamp(min=0)
+    sigma = {"variance": variance, "deviation": variance.sqrt(), "group": deviation, "none": torch.ones_like(mean)}
+    group = parent[1:]  # the parent of each node but the root
+    kept = group_range(rewards, parent)[group] > prune_threshold + ROUNDING
     advantages = torch.zeros_like(mean)
-    advantages[1:] = torch.where(kept, (rewards[1:] - mean[group]) / divisor[scale][group], 0.0)
+    advantages[1:] = torch.where(kept, (rewards[1:] - mean[group]) / sigma[scale][group], 0.0)
     return advantages.to(rewards.dtype)
 
 
@@ -161,8 +184,8 @@ def treerl_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", prun
 
 
 def path_share_advantages(rewards: Tensor, parent: Tensor, scale: str = "none", prune_threshold: float = 0.0) -> Tensor:
-    """An unbiased policy gradient from a tree, where `scale` is "none": a full tree has far more nodes at its last
-    depth, so that a plain sum over nodes trains late steps many times harder than early ones.
+    """An unbiased policy gradient from a tree, with its default scale "none": a full tree has far more nodes at its
+    last depth, so that a plain sum over nodes trains late steps many times harder than early ones.
 
         A = N / (N - 1) (r - mu) times the product of 1 / N over the node's group and the groups above it
 
@@ -191,9 +214,22 @@ def with_only_children(advantages: Tensor, parent: Tensor) -> Tensor:
     return advantages
 
 
-# --advantage. The child's minus the parent's reward (SPO, arXiv 2505.23564; VinePPO, 2410.01679) is "treerpo" with
-# scale "none", as a parent's reward is its children's mean.
+# --advantage: each with the scale that its source gives it as its default. The child's minus the parent's reward (SPO,
+# arXiv 2505.23564; VinePPO, 2410.01679) is "treerpo" with scale "none", as a parent's reward is its children's mean.
+# "outcome" is GRPO's credit, of whole paths, on the trees as they are; GRPO itself is the tree of depth 1.
 ESTIMATORS = {
-    "treerpo": sibling_advantages, "path_share": path_share_advantages, "grpo": leaf_advantages,
-    "tree_grpo": tree_grpo_advantages, "treerl": treerl_advantages,
-}  # fmt: skip
+    "treerpo": sibling_advantages,
+    "path_share": path_share_advantages,
+    "outcome": leaf_advantages,
+    "tree_grpo": tree_grpo_advantages,
+    "treerl": treerl_advantages,
+}
+
+
+def default_scale(estimator: str) -> str:
+    """The scale that an estimator of `ESTIMATORS` has unless told otherwise.
+
+    >>> {name: default_scale(name) for name in ESTIMATORS}
+    {'treerpo': 'variance', 'path_share': 'none', 'outcome': 'group', 'tree_grpo': 'group', 'treerl': 'none'}
+    """
+    return inspect.signature(ESTIMATORS[estimator]).parameters["scale"].default

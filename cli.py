@@ -55,19 +55,38 @@ class ModelAndDataFlags:
         return self.data_dir, self.problem_column, self.answer_column
 
 
-def parse_flags(kind: type, argv: list[str], description: str, demo: str | None = None):
+class _Parser(HfArgumentParser):
+    """HfArgumentParser that says of a value that once was what to write now."""
+
+    retired: dict[tuple[str, str], str]
+
+    def _check_value(self, action: argparse.Action, value) -> None:
+        if advice := self.retired.get((action.dest, value)):
+            raise argparse.ArgumentError(action, advice)
+        super()._check_value(action, value)
+
+
+def parse_flags(
+    kind: type,
+    argv: list[str],
+    description: str,
+    demo: str | None = None,
+    retired: dict[tuple[str, str], str] | None = None,
+):
     """Flags from `--config FILE` (YAML) and the command line, which wins.
 
     Args:
         kind: a dataclass whose fields are the flags.
         demo: the YAML file of a command line that names neither --config nor --model_name_or_path.
+        retired: of (flag, value) pairs that once were, what to write instead.
 
     Raises:
         BadInput: an unknown flag or key (the nearest one is named), a value of the wrong type, or a bad YAML file.
     """
-    parser = HfArgumentParser(
+    parser = _Parser(
         kind, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.retired = retired or {}
     parser.add_argument("--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins")
     parser.error = lambda message: _raise(BadInput(message))
     known = [f.name for f in fields(kind)]

@@ -93,6 +93,52 @@ def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int) -> list[P
     return [p for p in packs if len(p.targets)]
 
 
+def split_trees(tokens: list[int], count: int, seed: list[int]) -> list[list[int]]:
+    """Splits a batch of trees into `count` parts that are as equal in trained tokens as whole trees allow.
+
+    Trees are dealt in an order drawn by the seed, each to the part with the fewest tokens so far. Then a tree is moved,
+    or two are swapped, for as long as that brings two parts closer together.
+
+    Args:
+        tokens: trained tokens of each tree.
+        seed: of the draw.
+
+    Returns:
+        The places of each part's trees in `tokens`, in order.
+
+    >>> split_trees([30, 20, 20, 30, 20], 2, [0])
+    [[1, 2, 4], [0, 3]]
+    """
+    parts: list[list[int]] = [[] for _ in range(count)]
+    sums = [0] * count
+    for place in np.random.default_rng(seed).permutation(len(tokens)).tolist():
+        emptiest = min(range(count), key=lambda part: (sums[part], len(parts[part])))
+        parts[emptiest].append(place)
+        sums[emptiest] += tokens[place]
+    while exchange := _best_exchange(tokens, parts, sums):
+        giver, taker, given, taken = exchange
+        for part, out, back in ((giver, given, taken), (taker, taken, given)):
+            parts[part] = [place for place in parts[part] if place != out] + ([] if back is None else [back])
+            sums[part] = sum(tokens[place] for place in parts[part])
+    return [sorted(part) for part in parts]
+
+
+def _best_exchange(tokens: list[int], parts: list[list[int]], sums: list[int]) -> tuple | None:
+    """The move or swap of trees that brings two parts closest together: (giver, taker, place given, place taken or
+    None), or None where none brings any two closer."""
+    best, found = 0, None
+    for giver in range(len(parts)):
+        for taker in range(len(parts)):
+            difference = sums[giver] - sums[taker]
+            for given in parts[giver] if difference > 0 else ():
+                for taken in (None, *parts[taker]):
+                    shift = tokens[given] - (0 if taken is None else tokens[taken])
+                    gain = difference - abs(difference - 2 * shift)
+                    if gain > best:
+                        best, found = gain, (giver, taker, given, taken)
+    return found
+
+
 def _collect(tree: Tree, advantages: list[float], items: list[_Item]) -> None:
     """Appends the nodes of a tree that are trained or lead to one that is, in depth-first order."""
     parents = tree.parent.tolist()
@@ -231,6 +277,24 @@ def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1
     Args:
         model: a causal LM, bare or under PEFT. temperature, top_p, top_k: those of sampling.
     """
+    (logprobs,) = _at_trained_positions(model, pack, (temperature, top_p, top_k), with_entropy=False)
+    return logprobs
+
+
+def token_logprobs_and_entropies(
+    model, pack: Pack, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and the entropy in nats of the sampling policy's distribution at the same positions.
+
+    Both are [trained tokens] and carry a gradient. The entropy is that of the logits divided by the temperature and
+    cropped by top_k and top_p, H = -sum p log p. It costs another product with the vocabulary in the backward pass.
+    """
+    logprobs, entropies = _at_trained_positions(model, pack, (temperature, top_p, top_k), with_entropy=True)
+    return logprobs, entropies
+
+
+def _at_trained_positions(model, pack: Pack, warping: tuple, with_entropy: bool) -> tuple[Tensor, ...]:
+    """Log-probabilities, and entropies where asked for, of a pack's trained tokens: a tuple of [trained tokens]."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config, head = causal.config.get_text_config(), causal.get_output_embeddings()
     index, cuts = torch.arange(len(pack.input_ids), device=pack.tout.device), pairwise(pack.cuts.tolist())
@@ -244,36 +308,60 @@ def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1
     ).last_hidden_state[0]  # [tokens, hidden size]
     softcap = getattr(config, "final_logit_softcapping", None)
 
-    def chunk_logprobs(states: Tensor, targets: Tensor) -> Tensor:
+    def chunk_values(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         logits = head(states).float()  # [chunk, vocabulary]
         logits = softcap * torch.tanh(logits / softcap) if softcap else logits
-        logits = warp(logits, temperature, top_p, top_k, keep=targets[:, None])
-        return -cross_entropy(logits, targets, reduction="none")
+        logits = warp(logits, *warping, keep=targets[:, None])
+        if not with_entropy:
+            return (-cross_entropy(logits, targets, reduction="none"),)
+        logprobs = logits.log_softmax(-1)
+        return logprobs.gather(1, targets[:, None]).squeeze(1), entropy(logprobs)
 
-    return head_logprobs(chunk_logprobs, head, hidden[pack.predictors], pack.targets)
+    return head_values(chunk_values, head, hidden[pack.predictors], pack.targets)
 
 
-def head_logprobs(chunk_logprobs: Callable, head: torch.nn.Module, states: Tensor, targets: Tensor) -> Tensor:
-    """`chunk_logprobs(states, targets)` in chunks whose logits are freed before the next: [trained tokens].
+def entropy(logprobs: Tensor) -> Tensor:
+    """The entropy of each row of log-probabilities [rows, choices], in nats, [rows].
 
-    A token's log-probability depends on its own state [hidden size] alone, and what arrives from the loss is one number
-    a token. So under a frozen head the forward pass takes the gradient along, and the backward pass only scales it: two
-    products with the vocabulary instead of three. A head that is trained is recomputed in the backward pass.
+    A choice of probability 0 adds nothing, and its gradient is 0.
+
+    >>> entropy(torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]).log())
+    tensor([0.6931, 1.0397])
+    """
+    return -(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1)
+
+
+def head_values(
+    chunk_values: Callable[..., tuple[Tensor, ...]], head: torch.nn.Module, states: Tensor, targets: Tensor
+) -> tuple[Tensor, ...]:
+    """`chunk_values(states, targets)` in chunks whose logits are freed before the next: a tuple of [trained tokens].
+
+    Each value of a token depends on the token's own state [hidden size] alone, and what arrives from the loss is one
+    number for each. So under a frozen head the forward pass takes the gradients along, and the backward pass only
+    scales them: two products with the vocabulary for one value instead of three. A head that is trained is recomputed
+    in the backward pass.
     """
 
-    def with_slope(states: Tensor, targets: Tensor) -> Tensor:
+    def with_slopes(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         own = states.detach().requires_grad_()
-        logprobs = chunk_logprobs(own, targets)
-        (slope,) = torch.autograd.grad(logprobs.sum(), own)  # [chunk, hidden size], a row a token
-        return logprobs.detach() + (slope * (states - own.detach())).sum(-1)  # adds 0, with the gradient `slope`
+        values = chunk_values(own, targets)  # [chunk] each
+        linear = []
+        for i, value in enumerate(values):
+            last = i == len(values) - 1
+            (slope,) = torch.autograd.grad(value.sum(), own, retain_graph=not last)  # [chunk, hidden size]
+            # Adds 0 to the value, and has the gradient `slope`.
+            linear.append(value.detach() + (slope * (states - own.detach())).sum(-1))
+        return tuple(linear)
 
     size = max(1, CHUNK_ELEMENTS // head.out_features)
-    chunks = zip(states.split(size), targets.split(size))
+    chunks = list(zip(states.split(size), targets.split(size)))
     if not torch.is_grad_enabled():
-        return torch.cat([chunk_logprobs(*chunk) for chunk in chunks])
-    if not any(p.requires_grad for p in head.parameters()):
-        return torch.cat([with_slope(*chunk) for chunk in chunks])
-    return torch.cat([checkpoint(chunk_logprobs, *chunk, use_reentrant=False) for chunk in chunks])
+        parts = [chunk_values(*chunk) for chunk in chunks]
+    elif not any(p.requires_grad for p in head.parameters()):
+        parts = [with_slopes(*chunk) for chunk in chunks]
+    else:
+        parts = [checkpoint(chunk_values, *chunk, use_reentrant=False) for chunk in chunks]
+    return tuple(torch.cat(values) for values in zip(*parts))
 
 
 def check_model(model) -> None:
@@ -311,24 +399,31 @@ def check_model(model) -> None:
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float = 0.2,
                 epsilon_high: float | None = None, beta: float = 0.0, ref_logprobs: Tensor | None = None,
-                loss_type: str = "dapo", steps: Tensor | None = None,
-                normalizer: float | None = None) -> Tensor:  # fmt: skip
-    """The clipped surrogate (PPO, arXiv 1707.06347, equation 7) with a KL term, as a scalar to minimise:
+                loss_type: str = "dapo", steps: Tensor | None = None, normalizer: float | None = None,
+                entropy_coef: float = 0.0, entropies: Tensor | None = None,
+                trained_tokens: int | None = None) -> Tensor:  # fmt: skip
+    """The loss of TreeRPO (section 3.4, equation 5), as a scalar to minimise. It is the clipped surrogate of PPO (arXiv
+    1707.06347, equation 7) with a KL term, for each trained token
 
         l = -min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) + beta (exp(d) - d - 1)
 
-    for each trained token, with w = exp(logprobs - old_logprobs) and d = ref_logprobs - logprobs (the estimator of
-    GRPO, arXiv 2402.03300, equation 4). `loss_type` says how tokens are averaged:
-        "dapo": sum over tokens / trained tokens (arXiv 2503.14476, equation 8).
-        "grpo": mean over the tokens of a step, then over steps.
+    with w = exp(logprobs - old_logprobs) and d = ref_logprobs - logprobs (the estimator of GRPO, arXiv 2402.03300,
+    equation 4). The mean of l is lowered by entropy_coef times the mean entropy at the trained positions (section 4).
+    `loss_type` says how l is averaged:
+        "dapo": sum over tokens / trained tokens (arXiv 2503.14476, equation 8), as in the paper's code.
+        "grpo": mean over the tokens of a step, then over steps, as in the paper's equation 5.
         "dr_grpo": sum over tokens / a constant (arXiv 2503.20783).
+    The entropy is a mean over tokens whatever the loss type, as in TRL.
 
     Args:
-        logprobs, old_logprobs, advantages, ref_logprobs: [trained tokens]. ref_logprobs is needed where beta > 0.
+        logprobs, old_logprobs, advantages, ref_logprobs, entropies: [trained tokens]. ref_logprobs is needed where
+            beta > 0, entropies where entropy_coef is not 0.
         epsilon_high: None takes epsilon.
         steps: LongTensor [trained tokens], the step that each belongs to; needed for "grpo".
         normalizer: the divisor over the global batch (tokens, steps or the constant), where these tokens are only a
             part of it. None takes the count of these tokens or steps; "dr_grpo" needs it.
+        trained_tokens: the trained tokens of the global batch, by which the entropies are divided. None takes the
+            count of these tokens.
     """
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
@@ -344,4 +439,7 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsi
         normalizer = len(loss) if normalizer is None else normalizer
     elif loss_type != "dr_grpo" or normalizer is None:
         raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, the last with a normalizer")
-    return loss.sum() / normalizer
+    total = loss.sum() / normalizer
+    if entropy_coef:
+        total = total - entropy_coef * entropies.sum() / (trained_tokens or len(entropies))
+    return total

@@ -9,19 +9,20 @@ Each update goes through four phases:
 1. sample  From each prompt, grow a tree of steps: continue every unfinished node N times, to depth D.
 2. grade   Verify the answer of every leaf: 1 if right, 0 if not. Nothing else is scored.
 3. credit  A parent's reward is the mean of its children's. A step's advantage is relative to its siblings:
-           A = (r - mu) / sqrt(mu (1 - mu)). Groups that carry no signal are pruned.
-4. update  One clipped policy-gradient update on all kept steps, each token of a tree forwarded once.
+           A = (R - mu) / (mu (1 - mu)), with mu their mean. Groups whose rewards are (nearly) alike are pruned.
+4. update  Clipped policy-gradient steps on all kept steps of the trees, each token of a tree forwarded once.
 
 GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same code.
 """
 
+import copy
 import logging
 import math
 import sys
 import time
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,17 +38,33 @@ from transformers import get_scheduler
 import budget
 import eval_math
 import plot_results
-from advantage import ESTIMATORS, SCALES, step_rewards, with_only_children
+from advantage import ESTIMATORS, SCALES, default_scale, step_rewards, with_only_children
 from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
-from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
+from policy import (
+    LOSS_TYPES,
+    Pack,
+    check_model,
+    pack,
+    policy_loss,
+    split_trees,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
 from reward import Grader
 from sharding import FSDP, shard, whole_weights
 from tree_sampler import Tree, TreeSampler
 
 logger = logging.getLogger(__name__)
+
+# Values of flags that once were, and what to write instead.
+RETIRED_VALUES = {
+    ("scale_rewards", "bernoulli"): "bernoulli is called deviation now; the paper's scale is variance, its square",
+    ("advantage", "grpo"): "GRPO is the tree of depth 1: write --depth 1 --scale_rewards group; "
+    "its credit on trees of any depth is --advantage outcome",
+}
 
 
 @dataclass
@@ -69,14 +86,20 @@ class Flags(ModelAndDataFlags):
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
-    advantage: Literal[tuple(ESTIMATORS)] = flag("treerpo", "by siblings: treerpo, path_share, treerl; or by leaves")
-    scale_rewards: Literal[SCALES] = flag("bernoulli", "what advantages are divided by")
-    prune_threshold: float = flag(0.0, "groups with at most this standard deviation of rewards are left out")
+    advantage: Literal[tuple(ESTIMATORS)] = flag(
+        "treerpo", "by siblings: treerpo, path_share, treerl; or by whole paths: outcome, tree_grpo"
+    )
+    scale_rewards: Literal[SCALES] | None = flag(
+        None, "divisor of advantages: variance mu (1 - mu), its root deviation, the group's own, none; "
+        "default: that of the estimator's source, variance for treerpo"
+    )  # fmt: skip
+    prune_threshold: float = flag(0.0, "groups are left out whose max - min of rewards is at most this; the paper: 0.1")
     grade_noise: float = flag(0.0, "share of grades turned round at random, to study a verifier that errs")
     # Update
     max_steps: int = flag(100, "updates")
     prompts_per_step: int = flag(16, "prompts in an update, over all processes")
-    num_iterations: int = flag(1, "optimizer updates on each batch of trees")
+    num_iterations: int = flag(1, "passes over each batch of trees")
+    num_minibatches: int = flag(1, "optimizer steps in a pass, each on a part of the trees; the paper: 2")
     learning_rate: float = flag(1e-5, "peak learning rate")
     lr_scheduler_type: str = flag("constant_with_warmup", "a schedule of transformers, e.g. linear or cosine")
     warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
@@ -86,7 +109,8 @@ class Flags(ModelAndDataFlags):
     loss_type: Literal[LOSS_TYPES] = flag("dapo", "mean over tokens (dapo), over steps (grpo), or by a constant")
     epsilon: float = flag(0.2, "clip range of the probability ratio")
     epsilon_high: float | None = flag(None, "upper clip range; default: epsilon")
-    beta: float = flag(0.0, "weight of the KL term to the base model")
+    beta: float = flag(0.0, "weight of the KL term to the initial policy; the paper: 0.001")
+    entropy_coef: float = flag(0.0, "weight of a bonus on the policy's mean entropy; the paper: 0.001")
     max_pack_tokens: int = flag(4096, "tokens in one training sequence; lower it when training runs out of memory")
     gradient_checkpointing: bool = flag(False, "less memory, about a third more time")
     # Run
@@ -105,17 +129,19 @@ class Flags(ModelAndDataFlags):
 
 
 def check_flags(flags: Flags, processes: int) -> None:
-    """Raises BadInput for values that no run can have; also brings `branching` and `depth` together."""
+    """Raises BadInput for values that no run can have; also fills in what other flags decide: branching, depth,
+    max_new_tokens and scale_rewards."""
     if len(flags.branching) > 1:
         flags.depth = len(flags.branching)
     else:
         flags.branching = flags.branching * max(flags.depth, 1)
     flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
+    flags.scale_rewards = flags.scale_rewards or default_scale(flags.advantage)
     check_least(
         flags, branching=1, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
-        max_steps=1, max_bad_updates=1, num_iterations=1, warmup_steps=0, beta=0, epsilon=0, prune_threshold=0, seed=0,
-        grade_noise=0, lora_r=1, logging_steps=0, save_steps=0, eval_steps=0, save_total_limit=1, grader_workers=1,
-        num_samples=0, max_new_tokens=1, num_shots=0,
+        max_steps=1, max_bad_updates=1, num_iterations=1, num_minibatches=1, warmup_steps=0, beta=0, entropy_coef=0,
+        epsilon=0, prune_threshold=0, seed=0, grade_noise=0, lora_r=1, logging_steps=0, save_steps=0, eval_steps=0,
+        save_total_limit=1, grader_workers=1, num_samples=0, max_new_tokens=1, num_shots=0,
     )  # fmt: skip
     if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
         raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
@@ -123,8 +149,9 @@ def check_flags(flags: Flags, processes: int) -> None:
         raise BadInput("--branching 1: steps without siblings have no advantage; the first depth needs at least 2")
     if flags.prompts_per_step % processes:
         raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
-    if flags.beta and not flags.use_peft:
-        raise BadInput("--beta: the reference is the base under the disabled adapter, so it needs --use_peft true")
+    if flags.num_minibatches > flags.prompts_per_step:
+        prompts = f"--prompts_per_step {flags.prompts_per_step}"
+        raise BadInput(f"--num_minibatches {flags.num_minibatches}: more parts than trees; at most {prompts}")
     if FSDP and not flags.use_peft:
         raise BadInput("--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
@@ -178,18 +205,84 @@ def credit(trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags) ->
     return rewards, [with_only_children(values, tree.parent) for tree, values in zip(trees, advantages)]
 
 
-def add_gradients(model, packs: list[Pack], references: list, flags: Flags, normalizer: float, accelerator):
-    """Forward and backward of every pack. Returns sums over trained tokens (loss, clipped, |difference| to the sampling
-    policy, KL to the reference), [4], and the largest difference, []."""
-    sums = torch.zeros(4, device=accelerator.device, dtype=torch.double)
+@dataclass
+class Minibatch:
+    """The part of a batch of trees that one optimizer step is made on."""
+
+    trees: list[Tree]  # of this process
+    advantages: list[torch.Tensor]  # a [nodes] each
+    tokens: int  # trained tokens, over all processes
+    steps: int  # trained steps, over all processes
+    packs: list[Pack] = field(default_factory=list)  # made when first needed
+    references: list[torch.Tensor | None] = field(default_factory=list)  # a [trained tokens] each, where beta is set
+
+
+def trained_counts(tree: Tree, advantages: torch.Tensor) -> tuple[int, int]:
+    """The tokens and the steps of a tree that are trained: those of nodes with an advantage."""
+    nodes = advantages.nonzero().flatten().tolist()
+    return sum(len(tree.tokens[node]) for node in nodes), len(nodes)
+
+
+def make_minibatches(
+    trees: list[Tree], advantages: list[torch.Tensor], flags: Flags, accelerator: Accelerator, update: int
+) -> list[Minibatch]:
+    """Splits the trees of all processes into `num_minibatches` parts, drawn by the seed and the update. Every process
+    draws the same split, and keeps its own trees of each part. Parts in which nothing is trained are left out."""
+    mine = [trained_counts(*one) for one in zip(trees, advantages)]
+    counts = gather_object(mine)  # of all trees, in the order of processes
+    parts = split_trees([tokens for tokens, _ in counts], flags.num_minibatches, [flags.seed, update])
+    first = accelerator.process_index * len(trees)
+    minibatches = []
+    for part in parts:
+        own = [place - first for place in part if first <= place < first + len(trees)]
+        tokens, steps = (sum(counts[place][column] for place in part) for column in (0, 1))
+        if tokens:
+            minibatches.append(Minibatch([trees[i] for i in own], [advantages[i] for i in own], tokens, steps))
+    return minibatches
+
+
+def make_packs(part: Minibatch, model, reference, flags: Flags, accelerator: Accelerator) -> None:
+    """Fills in the packs of a minibatch, and the log-probabilities under the initial policy where beta is set."""
+    try:
+        packs = pack(part.trees, part.advantages, flags.max_pack_tokens)
+    except ValueError as error:  # --max_pack_tokens was large enough until memory ran out
+        raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing true") from error
+    if FSDP:  # whose layers are gathered by all processes or none
+        most = accelerator.gather(torch.tensor([len(packs)], device=accelerator.device)).max()
+        packs += [Pack.idle()] * (int(most) - len(packs))
+    packs = [p.to(accelerator.device) for p in packs]
+    references = [None] * len(packs)
+    if flags.beta:
+        sampling = (flags.temperature, flags.top_p, flags.top_k)
+        initial = nullcontext() if reference is not None else model.disable_adapter()
+        with torch.no_grad(), initial:
+            references = [token_logprobs(model if reference is None else reference, p, *sampling) for p in packs]
+    part.packs, part.references = packs, references
+
+
+def add_gradients(model, part: Minibatch, flags: Flags, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward and backward of every pack of this process.
+
+    Returns:
+        Sums over trained tokens, [5]: the loss, clipped tokens, |difference| to the sampling policy, KL to the initial
+        policy, entropy. And the largest difference, [].
+    """
+    sums = torch.zeros(5, device=accelerator.device, dtype=torch.double)
     largest = torch.zeros((), device=accelerator.device)
     high = 1 + (flags.epsilon if flags.epsilon_high is None else flags.epsilon_high)
-    for p, reference in zip(packs, references):
+    full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
+    constant = flags.prompts_per_step * full_tree / flags.num_minibatches
+    normalizer = {"dapo": part.tokens, "grpo": part.steps, "dr_grpo": constant}[flags.loss_type]
+    sampling = (flags.temperature, flags.top_p, flags.top_k)
+    for p, reference in zip(part.packs, part.references):
         with accelerator.autocast():
-            logprobs = token_logprobs(model, p, flags.temperature, flags.top_p, flags.top_k)  # [trained tokens]
+            if flags.entropy_coef:
+                logprobs, entropies = token_logprobs_and_entropies(model, p, *sampling)  # [trained tokens] each
+            else:
+                logprobs, entropies = token_logprobs(model, p, *sampling), None
         loss = policy_loss(
             logprobs, p.old_logprobs, p.advantages, flags.epsilon, flags.epsilon_high, flags.beta, reference,
-            flags.loss_type, p.steps, normalizer,
+            flags.loss_type, p.steps, normalizer, flags.entropy_coef, entropies, part.tokens,
         )  # fmt: skip
         loss.backward()
         with torch.no_grad():
@@ -197,72 +290,79 @@ def add_gradients(model, packs: list[Pack], references: list, flags: Flags, norm
             clipped = torch.where(p.advantages > 0, difference.exp() > high, difference.exp() < 1 - flags.epsilon)
             gap = torch.zeros_like(logprobs) if reference is None else reference - logprobs
             kl = (gap.exp() - gap - 1).sum()
-            sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl]).double()
+            spread = torch.zeros_like(kl) if entropies is None else entropies.sum()
+            sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl, spread]).double()
             largest = torch.cat([largest[None], difference.abs()]).max()
     return sums, largest
 
 
-def update_policy(model, optimizer, trees, advantages, flags: Flags, accelerator: Accelerator) -> dict[str, float]:
-    """Phase 4: `num_iterations` optimizer updates on the trees of all processes.
+def update_policy(
+    model, optimizer, trees, advantages, flags: Flags, accelerator: Accelerator, reference=None, update: int = 0
+) -> dict[str, float]:
+    """Phase 4: `num_iterations` passes over the trees of all processes, each of `num_minibatches` optimizer steps.
 
     Every process adds up the gradients of its own packs, whose losses are divided by counts over all processes; one
-    reduction adds the processes'. So one process and many make the same update from the same trees. A process that
-    runs out of memory goes on with half of `flags.max_pack_tokens`.
+    reduction adds the processes'. So one process and many make the same update from the same trees. Ratios are to the
+    policy that sampled the trees in every step. A process that runs out of memory continues with half of
+    `flags.max_pack_tokens`.
+
+    Args:
+        reference: the frozen initial policy, where all weights are trained and beta is set; under an adapter the
+            initial policy is the model without it.
+        update: the number of the update, by which the split into minibatches is drawn.
     """
-
-    def make_packs() -> tuple[list[Pack], list]:
-        try:
-            packs = pack(trees, advantages, flags.max_pack_tokens)
-        except ValueError as error:  # --max_pack_tokens was large enough until memory ran out
-            raise BadInput(f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing true") from error
-        if FSDP:  # whose layers are gathered by all processes or none
-            most = accelerator.gather(torch.tensor([len(packs)], device=accelerator.device)).max()
-            packs += [Pack.idle()] * (int(most) - len(packs))
-        packs = [p.to(accelerator.device) for p in packs]
-        if not flags.beta:
-            return packs, [None] * len(packs)
-        with torch.no_grad(), model.disable_adapter():
-            return packs, [token_logprobs(model, p, flags.temperature, flags.top_p, flags.top_k) for p in packs]
-
-    trained = [tree.tokens[i] for tree, a in zip(trees, advantages) for i in a.nonzero().flatten().tolist()]
-    counts = torch.tensor([sum(map(len, trained)), len(trained)], device=accelerator.device)
-    tokens, steps = accelerator.reduce(counts, "sum").tolist()
+    parts = make_minibatches(trees, advantages, flags, accelerator, update)
+    tokens = sum(part.tokens for part in parts)
     if not tokens:
         return {"trained_tokens": 0}  # every group was pruned: there is nothing to learn from this batch
-    full_tree = sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
-    normalizer = {"dapo": tokens, "grpo": steps, "dr_grpo": flags.prompts_per_step * full_tree}[flags.loss_type]
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    batch = None
-    for iteration in range(flags.num_iterations):
-        found = None
-        while found is None:
+
+    def gradients_of(part: Minibatch) -> tuple[torch.Tensor, torch.Tensor]:
+        while True:
             optimizer.zero_grad()
             try:
-                batch = batch or make_packs()
-                found = add_gradients(model, *batch, flags, normalizer, accelerator)
+                if not part.references:
+                    make_packs(part, model, reference, flags, accelerator)
+                return add_gradients(model, part, flags, accelerator)
             except torch.OutOfMemoryError as error:
                 if FSDP:  # the others would wait for this process for ever
                     raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: out of memory; lower it") from error
                 flags.max_pack_tokens //= 2
                 logger.warning("out of memory: going on with --max_pack_tokens %d", flags.max_pack_tokens)
-                batch = None
-            if batch is None:
-                torch.cuda.empty_cache()
-        sums, largest = found
-        if accelerator.num_processes > 1:
-            for p in parameters:  # a process whose groups were all pruned has none to add
-                p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
-        if not norm.isfinite():  # of the sum over processes: all of them skip it
-            return {"trained_tokens": tokens, "bad_update": True}
-        optimizer.step()
-        loss, clipped, difference, kl = accelerator.reduce(sums, "sum").tolist()
-        if iteration == 0:  # before any update: what differs now is sampling against training
-            largest = accelerator.gather(largest[None]).max().item()
-            sampling_gap = {"logprob_difference_mean": difference / tokens, "logprob_difference_max": largest}
-    means = {"loss": loss, "clip_share": clipped / tokens, "kl": kl / tokens if flags.beta else None}
-    return {**means, "grad_norm": float(norm), **sampling_gap, "trained_tokens": tokens, "packs": len(batch[0])}
+            part.packs, part.references = [], []
+            torch.cuda.empty_cache()
+
+    sampling_gap = None
+    for _ in range(flags.num_iterations):
+        totals, norms = torch.zeros(5, dtype=torch.double), []
+        for part in parts:
+            sums, largest = gradients_of(part)
+            if accelerator.num_processes > 1:
+                for p in parameters:  # a process whose groups were all pruned has none to add
+                    p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
+            norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
+            if not norm.isfinite():  # of the sum over processes: all of them skip it, and what follows it
+                return {"trained_tokens": tokens, "bad_update": True}
+            optimizer.step()
+            norms.append(float(norm))
+            sums = accelerator.reduce(sums, "sum").cpu()
+            totals += sums
+            if sampling_gap is None:  # before any step: what differs now is sampling against training
+                largest = accelerator.gather(largest[None]).max().item()
+                mean = sums[2].item() / part.tokens
+                sampling_gap = {"logprob_difference_mean": mean, "logprob_difference_max": largest}
+    loss, clipped, _, kl, entropies = totals.tolist()  # of the last pass
+    return {
+        "loss": loss / len(parts),
+        "clip_share": clipped / tokens,
+        "kl": kl / tokens if flags.beta else None,
+        "entropy_trained": entropies / tokens if flags.entropy_coef else None,
+        "grad_norm": sum(norms) / len(norms),
+        **sampling_gap,
+        "trained_tokens": tokens,
+        "packs": sum(len(part.packs) for part in parts),
+    }
 
 
 # --- The run ---
@@ -285,6 +385,11 @@ def load_prompts(flags: Flags, tokenizer, template: str | None) -> tuple[list[di
     if not kept:
         raise BadInput(f"--max_prompt_length {flags.max_prompt_length}: every prompt is longer")
     return [problems[i] for i in kept], [prompts[i] for i in kept]
+
+
+def frozen_copy(model, dtype: torch.dtype):
+    """The model as it is now, in `dtype` and never trained: the reference of the KL term where all weights train."""
+    return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
 
 
 def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
@@ -315,7 +420,7 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__, demo="recipes/demo.yaml")
+    flags = parse_flags(Flags, sys.argv[1:], __doc__, "recipes/demo.yaml", RETIRED_VALUES)
     dtype = device_dtype(flags.bf16, launched_processes().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")
@@ -325,9 +430,11 @@ def main() -> None:
     template = template_for(flags.dataset_name, flags.prompt_template)
     problems, prompts = load_prompts(flags, tokenizer, template)
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks if flags.eval_steps}
+    reference = frozen_copy(model, dtype).to(accelerator.device) if flags.beta and not flags.use_peft else None
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
     if accelerator.is_main_process:
-        print(budget.describe(flags, model, max(map(len, prompts)), accelerator.num_processes, accelerator.device))
+        longest = max(map(len, prompts))
+        print(budget.describe(flags, model, longest, accelerator.num_processes, accelerator.device, dtype))
     if flags.dry_run:
         return
     output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}")
@@ -346,7 +453,7 @@ def main() -> None:
 
     def evaluate(update: int) -> None:
         """Scores the policy on every benchmark and writes a line of metrics and the completions."""
-        with whole_weights(model):
+        with whole_weights(model), accelerator.autocast():
             scores = eval_math.evaluate(model, tokenizer, benchmarks, grader, accelerator, flags, output)
         if accelerator.is_main_process:
             append_line(metrics_file, {"update": update, "evaluation": scores})
@@ -364,7 +471,7 @@ def main() -> None:
             first = (update - 1) * flags.prompts_per_step + rank * share
             chosen = prompt_order(len(prompts), first, first + share, flags.seed)
             seeds = [flags.seed * 2**40 + place for place in range(first, first + share)]  # whoever samples the tree
-            with whole_weights(model):
+            with whole_weights(model), accelerator.autocast():
                 trees, leaf_rewards = sample_and_grade(  # 1. and 2.
                     sampler, [prompts[i] for i in chosen], seeds, [problems[i]["answer"] for i in chosen], grader,
                     lambda ids: completion_text(tokenizer, ids, template, flags.num_shots), seconds, flags.grade_noise,
@@ -372,7 +479,7 @@ def main() -> None:
             rewards, advantages = credit(trees, leaf_rewards, flags)  # 3.
             with timed(seconds, "update"):  # 4.
                 learning_rate = scheduler.get_last_lr()[0]
-                updated = update_policy(model, optimizer, trees, advantages, live, accelerator)
+                updated = update_policy(model, optimizer, trees, advantages, live, accelerator, reference, update)
                 scheduler.step()
 
             grown = gather_object([tree_statistics(*one) for one in zip(trees, rewards, advantages)])

@@ -14,7 +14,7 @@ from common import arguments, device, load, measure, profiled, report
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
-from policy import head_logprobs, pack, token_logprobs
+from policy import head_values, pack, token_logprobs
 from tree_sampler import Tree
 
 args = arguments(
@@ -52,10 +52,10 @@ def row_logprobs(rows: torch.Tensor, trained: int) -> torch.Tensor:
     hidden = causal.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state[:, -trained - 1 : -1]
     head = causal.get_output_embeddings()
 
-    def chunk(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return -cross_entropy(head(states).float(), targets, reduction="none")
+    def chunk(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+        return (-cross_entropy(head(states).float(), targets, reduction="none"),)
 
-    return head_logprobs(chunk, head, hidden.flatten(0, 1), rows[:, -trained:].flatten())
+    return head_values(chunk, head, hidden.flatten(0, 1), rows[:, -trained:].flatten())[0]
 
 
 def train_rows(rows: list[list[int]], trained: int) -> None:

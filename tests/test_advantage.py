@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from advantage import (
+    ESTIMATORS,
     SCALES,
+    default_scale,
+    group_range,
     group_statistics,
     leaf_advantages,
     path_share_advantages,
@@ -36,23 +39,100 @@ def test_step_rewards_by_hand():
 
 def test_sibling_advantages_by_hand():
     rewards = torch.tensor(REWARDS, dtype=torch.double)
-    # group of the root: {0.5, 0, 1}, mu 0.5; of 1: {1, 0}, mu 0.5; of 4: {1, 1}, no spread, pruned
-    bernoulli = [0, 0, -1, 1, 1, -1, 0, 0]
-    assert sibling_advantages(rewards, PARENT).tolist() == pytest.approx(bernoulli)
-    deviation = math.sqrt(0.5 / 3)
-    group = [0, 0, -0.5 / deviation, 0.5 / deviation, 1, -1, 0, 0]
+    # group of the root: {0.5, 0, 1}, mu 0.5; of 1: {1, 0}, mu 0.5; of 4: {1, 1}, no range, pruned
+    variance = [0, 0, -2, 2, 2, -2, 0, 0]
+    assert sibling_advantages(rewards, PARENT).tolist() == pytest.approx(variance)
+    deviation = [0, 0, -1, 1, 1, -1, 0, 0]
+    assert sibling_advantages(rewards, PARENT, "deviation").tolist() == pytest.approx(deviation)
+    spread = math.sqrt(0.5 / 3)
+    group = [0, 0, -0.5 / spread, 0.5 / spread, 1, -1, 0, 0]
     assert sibling_advantages(rewards, PARENT, "group").tolist() == pytest.approx(group)
     assert sibling_advantages(rewards, PARENT, "none").tolist() == pytest.approx([0, 0, -0.5, 0.5, 0.5, -0.5, 0, 0])
-    # the deviations are 0.408, 0.5 and 0; a threshold prunes what is at most as large
-    pruned = sibling_advantages(rewards, PARENT, prune_threshold=0.45).tolist()
-    assert pruned == pytest.approx([0, 0, 0, 0, 1, -1, 0, 0])
-    assert not sibling_advantages(rewards, PARENT, prune_threshold=0.5).any()
+
+
+@pytest.mark.parametrize("right, size", [(1, 8), (4, 8), (7, 8), (1, 3), (2, 3), (1, 2)])
+def test_the_papers_scale_of_zero_one_rewards(right, size):
+    """Equation 4: +1 / mu for a right sibling, -1 / (1 - mu) for a wrong one."""
+    rewards = torch.tensor([right / size] + [1.0] * right + [0.0] * (size - right), dtype=torch.double)
+    found = sibling_advantages(rewards, torch.tensor([-1] + [0] * size))
+    mu = right / size
+    assert found[1 : right + 1].tolist() == pytest.approx([1 / mu] * right)
+    assert found[right + 1 :].tolist() == pytest.approx([-1 / (1 - mu)] * (size - right))
+    if (right, size) == (1, 8):
+        assert found[1] == pytest.approx(8)
+    if mu == 0.5:
+        assert found.abs()[1:].tolist() == pytest.approx([2] * size)
+
+
+# Figure 2 of the paper: N = 3, D = 4. Each node with its children; a leaf is its reward.
+FIGURE_2 = [
+    [[[0, 0, 1], 0, 0], 0, 0],  # 0.037 = (0.111 + 0 + 0) / 3, 0.111 = (0.333 + 0 + 0) / 3
+    [0, [[0, 0, 0], [0, 0, 0], 1], 1],  # 0.444 = (0 + 0.333 + 1) / 3
+    [1, 1, [0, [0, 1, 1], 1]],  # 0.852 = (1 + 1 + 0.556) / 3, 0.556 = (0 + 0.667 + 1) / 3
+]
+
+
+def flattened(children, parent=-1, parents=None, rewards=None):
+    """Parents and leaf rewards of a tree of nested lists, in depth-first order."""
+    parents, rewards = ([], []) if parents is None else (parents, rewards)
+    node = len(parents)
+    parents.append(parent)
+    rewards.append(NAN if isinstance(children, list) else float(children))
+    for child in children if isinstance(children, list) else ():
+        flattened(child, node, parents, rewards)
+    return parents, rewards
+
+
+def test_figure_2_of_the_paper():
+    parents, leaf_rewards = flattened(FIGURE_2)
+    parent = torch.tensor(parents)
+    rewards = step_rewards(parent, torch.tensor(leaf_rewards, dtype=torch.double))
+    first = [i for i, p in enumerate(parents) if p == 0]
+    assert rewards[first].tolist() == pytest.approx([0.037, 0.444, 0.852], abs=5e-4)
+    inner = {round(rewards[i].item(), 3) for i in set(parents) - {-1, 0}}
+    assert {0.111, 0.333, 0.556, 0.667} <= inner
+    # The group under the root: mu = 4/9, sigma = mu (1 - mu) = 20/81.
+    advantages = sibling_advantages(rewards, parent, prune_threshold=0.1)[first].tolist()
+    assert advantages == pytest.approx([(r - 4 / 9) * 81 / 20 for r in (1 / 27, 4 / 9, 23 / 27)])
+
+
+def test_pruning_is_by_range():
+    """Equations 1 and 2: a group is kept if and only if max R - min R > tau."""
+    rewards = torch.tensor(REWARDS, dtype=torch.double)  # the ranges are 1, 1 and 0
+    assert sibling_advantages(rewards, PARENT, prune_threshold=0.999).count_nonzero() == 4
+    assert not sibling_advantages(rewards, PARENT, prune_threshold=1.0).any()
+    # One of eight off by 0.2: the standard deviation is 0.066, the range 0.2.
+    odd, parent = torch.tensor([0.525, *[0.5] * 7, 0.7]), torch.tensor([-1] + [0] * 8)
+    for scale in SCALES:
+        assert sibling_advantages(odd, parent, scale, prune_threshold=0.1)[1:].all()
+        assert not sibling_advantages(odd, parent, scale, prune_threshold=0.2).any()
+        assert not sibling_advantages(odd, parent, scale, prune_threshold=0.3).any()
+
+
+def test_range_of_groups():
+    assert group_range(torch.tensor(REWARDS), PARENT).tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    negative = group_range(torch.tensor([0.0, -3.0, -1.0, -2.0]), torch.tensor([-1, 0, 0, 0]))
+    assert negative.tolist() == [2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_group_sums_to_zero(scale, seed):
+    parent, leaves = random_case(seed)
+    rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
+    advantages = sibling_advantages(rewards, torch.tensor(parent), scale, 0.1)
+    sums = torch.zeros(40, dtype=torch.double).index_add_(0, torch.tensor(parent[1:]), advantages[1:])
+    assert sums.abs().max() < 1e-9 and advantages.abs().max() > 0.1
 
 
 def test_small_spreads_are_not_blown_up():
-    rewards, parent = torch.tensor([0.5, 0.49, 0.51]), torch.tensor([-1, 0, 0])
-    assert sibling_advantages(rewards, parent, "group").tolist() == pytest.approx([0, -1, 1], abs=1e-4)
-    assert sibling_advantages(rewards, parent, "bernoulli").tolist() == pytest.approx([0, -0.02, 0.02], abs=1e-4)
+    """Section 3.3: [.49, .51] is not [0, 1], though the group's own deviation makes them alike."""
+    small, parent = torch.tensor([0.5, 0.49, 0.51]), torch.tensor([-1, 0, 0])
+    whole = torch.tensor([0.5, 0.0, 1.0])
+    for scale, expected in (("group", 1.0), ("variance", 0.04), ("deviation", 0.02), ("none", 0.01)):
+        assert sibling_advantages(small, parent, scale).tolist() == pytest.approx([0, -expected, expected], abs=1e-4)
+    assert sibling_advantages(whole, parent, "group").tolist() == pytest.approx([0, -1, 1])
+    assert sibling_advantages(whole, parent, "variance").tolist() == pytest.approx([0, -2, 2])
 
 
 def random_case(seed):
@@ -73,13 +153,17 @@ def test_against_slow_versions(seed):
     rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
     assert rewards.tolist() == pytest.approx([reward(i) for i in range(40)])
     for scale in SCALES:
-        for threshold in (0.0, 0.2):
+        for threshold in (0.0, 0.4):
             expected = [0.0]
             for node in range(1, 40):
                 group = [reward(c) for c in children[parent[node]]]
-                mu, sigma = np.mean(group), np.std(group)
-                divisor = {"bernoulli": math.sqrt(max(mu * (1 - mu), 0)), "group": sigma, "none": 1.0}[scale]
-                expected.append((reward(node) - mu) / divisor if sigma > threshold + 1e-9 else 0.0)
+                mu = np.mean(group)
+                if max(group) - min(group) <= threshold + 1e-9:
+                    expected.append(0.0)
+                    continue
+                variance = mu * (1 - mu)
+                sigmas = {"variance": variance, "deviation": math.sqrt(variance), "group": np.std(group), "none": 1.0}
+                expected.append((reward(node) - mu) / sigmas[scale])
             found = sibling_advantages(rewards, torch.tensor(parent), scale, threshold)
             assert found.tolist() == pytest.approx(expected)
 
@@ -154,8 +238,21 @@ def test_bad_trees_and_settings_are_refused():
         step_rewards(torch.tensor([-1, 2, 0]), torch.tensor([0.0, 1.0, 1.0]))
     with pytest.raises(ValueError, match="scale"):
         sibling_advantages(torch.tensor([0.5, 0, 1]), torch.tensor([-1, 0, 0]), "std")
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        sibling_advantages(torch.tensor([0.5, -1, 2]), torch.tensor([-1, 0, 0]))
+    for scale in ("variance", "deviation"):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            sibling_advantages(torch.tensor([0.5, -1, 2]), torch.tensor([-1, 0, 0]), scale)
+
+
+def test_each_estimator_has_the_scale_of_its_source():
+    # Rewards between 0 and 1, so that no two scales are alike.
+    rewards = step_rewards(PARENT, torch.tensor([NAN, NAN, 0.1, 0.9, NAN, 0.2, 0.8, 0.6]))
+    sources = dict(treerpo="variance", path_share="none", outcome="group", tree_grpo="group", treerl="none")
+    assert sources.keys() == ESTIMATORS.keys()
+    for name, source in sources.items():
+        assert default_scale(name) == source
+        for scale in SCALES:
+            same = torch.allclose(ESTIMATORS[name](rewards, PARENT), ESTIMATORS[name](rewards, PARENT, scale))
+            assert same == (scale == source)
 
 
 def test_only_children_go_on_with_their_parents_advantage():
@@ -170,8 +267,8 @@ def test_only_children_go_on_with_their_parents_advantage():
 
 @pytest.mark.parametrize("inherits", [True, False])
 def test_only_children_make_a_narrow_tree_unbiased(inherits):
-    def estimate(rewards, parent, scale):
-        advantages = path_share_advantages(rewards, parent, scale)
+    def estimate(rewards, parent):
+        advantages = path_share_advantages(rewards, parent)
         return with_only_children(advantages, parent) if inherits else advantages
 
     found, exact = expected_gradient(estimate, width=1)
@@ -192,7 +289,7 @@ def expected_gradient(estimator, width=2):
         pairs = list(zip([a1] * width + [a2] * width, b))
         steps = [logp[a1], logp[a2], *(logq[pair] for pair in pairs)]
         leaves = [NAN] * 3 + [float(reward[pair]) for pair in pairs]
-        advantages = estimator(step_rewards(parent, torch.tensor(leaves, dtype=torch.double)), parent, "none")
+        advantages = estimator(step_rewards(parent, torch.tensor(leaves, dtype=torch.double)), parent)
         probability = sum(steps).exp().detach()
         surrogate = surrogate + probability * sum(a * step for a, step in zip(advantages[1:], steps))
     return [torch.autograd.grad(value, (first, second), retain_graph=True) for value in (surrogate, exact)]
@@ -202,5 +299,5 @@ def test_path_shares_give_an_unbiased_policy_gradient():
     found, exact = expected_gradient(path_share_advantages)
     assert all(torch.allclose(a, b) for a, b in zip(found, exact)) and exact[0].abs().max() > 0.01
     # Plain sibling advantages lack (N - 1) / N at each depth, and count N^d nodes at depth d: late steps weigh double.
-    found, exact = expected_gradient(sibling_advantages)
+    found, exact = expected_gradient(lambda rewards, parent: sibling_advantages(rewards, parent, "none"))
     assert torch.allclose(found[0], exact[0]) and torch.allclose(found[1], 2 * exact[1])

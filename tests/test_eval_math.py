@@ -12,7 +12,17 @@ from test_scripts import refused
 import eval_math
 from data.arithmetic import LARGEST, OPERATORS
 from data.problems import load_problems
-from eval_math import Flags, evaluate, format_table, majority, mean_and_error, pass_at_k, summarise
+from eval_math import (
+    PAPER_BENCHMARKS,
+    Flags,
+    evaluate,
+    format_table,
+    majority,
+    mean_and_error,
+    paper_table,
+    pass_at_k,
+    summarise,
+)
 from reward import Grader
 
 
@@ -63,12 +73,40 @@ def test_the_papers_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["eval_math.py", "--table", *folders, "--output_dir", str(tmp_path)])
     eval_math.main()
     table = (tmp_path / "paper_table.md").read_text()
-    assert "| whole | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 | 100 |" in table
-    assert "| part_1 | 50.0 ± 1.0 | not run | not run | not run | not run | not run |" in table
-    assert "| TreeRPO (published, arXiv 2506.05183) | - | - | - | - | 35.5 | - |" in table
+    assert "| whole | greedy | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 |" in table
+    assert "| part_1 | greedy | not run | 50.0 ± 1.0 | not run | not run | not run |" in table
+    for name, *cells in (
+        ("1.5B base", "-", "-", "-", "-", "19.0"),
+        ("1.5B GRPO", "13.8", "67.9", "28.5", "20.5", "32.7"),
+        ("1.5B TreeRPO", "16.8", "70.7", "30.9", "24.0", "35.6"),
+        ("7B GRPO", "26.7", "74.3", "34.7", "27.1", "40.7"),
+        ("7B TreeRPO", "26.7", "75.5", "35.4", "28.1", "41.4"),
+    ):
+        row = " | ".join((f"{name} (published, arXiv 2506.05183)", "mean over 8 or 16 samples", *cells))
+        assert f"| {row} |" in table
+    lengths = table[table.index("mean length") :]
+    assert "| whole | greedy | 100 | 100 | 100 | 100 | 100 |" in lengths
+    assert "| -15.3 % | -17.1 % | -18.0 % | -22.3 % | -18.1 % |" in lengths
     latex = (tmp_path / "paper_table.tex").read_text()
-    assert r"part\_1 & 50.0 $\pm$ 1.0 & not run" in latex and latex.startswith(r"\begin{tabular}{lrrrrrr}")
+    assert r"part\_1 & greedy & not run & 50.0 $\pm$ 1.0 & not run" in latex and r"-17.1 \% &" in latex
+    assert latex.count(r"\begin{tabular}{llrrrrr}") == latex.count(r"\end{tabular}") == 2
     assert "no scores.json" in refused(eval_math.main, ["--table", tmp_path], capsys)
+
+
+def test_the_papers_table_takes_means_over_samples_where_there_are_enough(tmp_path):
+    """avg@k where k is at least 8, greedy otherwise, and the row says which."""
+    greedy, sampled = {"mean": 0.2, "standard_error": 0.01}, {"mean": 0.4, "standard_error": 0.02}
+    for folder, k, score, cell, length in (
+        ("few", 4, "greedy", "20.0 ± 1.0", 100),
+        ("many", 8, "avg@8", "40.0 ± 2.0", 80),
+    ):
+        lengths = {"greedy_length": 100, "sampled_length": 80}
+        scores = {name: {"pass@1": greedy, f"avg@{k}": sampled, **lengths} for name in PAPER_BENCHMARKS}
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scores.json").write_text(json.dumps({"scores": scores}))
+        markdown, _ = paper_table([str(tmp_path / folder)])
+        assert f"| {folder} | {score} | {cell} | {cell} | {cell} | {cell} | {cell[:4]} |" in markdown
+        assert f"| {folder} | {score} | {length} | {length} | {length} | {length} | {length} |" in markdown
 
 
 def test_standard_error():

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import policy
-from policy import pack, policy_loss, token_logprobs
+from policy import entropy, pack, policy_loss, split_trees, token_logprobs, token_logprobs_and_entropies
 from tree_sampler import Tree, TreeSampler
 
 
@@ -177,6 +177,82 @@ def test_segments_leave_out_what_nobody_sees(monkeypatch):
     assert len(calls) == layers * (len(p.cuts) - 1) > 10 and sum(calls) < layers * len(p.input_ids) ** 2 / 2
 
 
+def path_entropies(model, tree, node, temperature, top_k):
+    """The entropy at each of a node's tokens by one plain forward pass over its path: -sum p log p, the definition."""
+    ids = tree.prompt_ids + tree.completion_ids(node)
+    count = len(tree.tokens[node])
+    logits = model(torch.tensor([ids])).logits[0, len(ids) - count - 1 : len(ids) - 1].float() / temperature
+    entropies = []
+    for row, target in zip(logits, tree.tokens[node]):
+        if top_k:
+            kept = row.topk(top_k).indices.tolist()
+            row = row[sorted({*kept, int(target)})]  # the sampled token stays in the crop
+        probabilities = row.softmax(-1)
+        entropies.append(-(probabilities * probabilities.log()).sum())
+    return torch.stack(entropies)
+
+
+@pytest.mark.parametrize("temperature, top_k", [(1.0, 0), (0.6, 0), (0.6, 10)])
+@pytest.mark.parametrize("lora", [False, True], ids=["trained head", "frozen head"])
+def test_entropies_and_their_gradient_equal_plain_autograd(lora, temperature, top_k, monkeypatch):
+    monkeypatch.setattr(policy, "CHUNK_ELEMENTS", 700)  # seven positions at a time
+    model = with_lora(random_model("qwen2", scale=3.0)) if lora else random_model("qwen2", scale=3.0)
+    trees, advantages = random_trees(seed=6)
+
+    def gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    found, weights = [], []
+    for p in pack(trees, advantages, 60):
+        logprobs, entropies = token_logprobs_and_entropies(model, p, temperature, top_k=top_k)
+        torch.testing.assert_close(logprobs, token_logprobs(model, p, temperature, top_k=top_k))
+        found.append((logprobs * p.advantages).sum() + 3 * entropies.sum())
+        weights.append(entropies.detach())
+    assert len(found) > 1
+    packed = gradients(sum(found))
+    nodes = [(tree, n, a) for tree, values in zip(trees, advantages) for n, a in enumerate(values.tolist()) if a != 0]
+    plain_entropies = [path_entropies(model, tree, n, temperature, top_k) for tree, n, _ in nodes]
+    torch.testing.assert_close(torch.cat(weights).sum(), torch.cat(plain_entropies).sum(), atol=1e-4, rtol=1e-5)
+    plain = 3 * torch.cat(plain_entropies).sum()
+    if not top_k:  # cropped log-probabilities have tests of their own
+        plain = plain + sum((path_logprobs(model, tree, n, temperature) * a).sum() for tree, n, a in nodes)
+    else:
+        packed = gradients(sum(3 * token_logprobs_and_entropies(model, p, temperature, top_k=top_k)[1].sum()
+                               for p in pack(trees, advantages, 60)))  # fmt: skip
+    expected = gradients(plain)
+    assert packed.keys() == expected.keys() and len(expected) > 4
+    largest = max(value.abs().max().item() for value in expected.values())
+    for name in expected:
+        torch.testing.assert_close(packed[name], expected[name], atol=1e-5 * largest, rtol=1e-3)
+
+
+def test_entropy_of_a_crop_has_a_finite_gradient():
+    logits = torch.tensor([[1.0, 2.0, -torch.inf]], requires_grad=True)
+    entropy(logits.log_softmax(-1)).sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad[0, :2].abs().min() > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minibatches_are_as_equal_as_whole_trees_allow(seed):
+    tokens = np.random.default_rng(seed).integers(0, 50, 9).tolist()
+    for count in (1, 2, 3):
+        parts = split_trees(tokens, count, [seed])
+        assert sorted(place for part in parts for place in part) == list(range(9)) and len(parts) == count
+        sums = [sum(tokens[place] for place in part) for part in parts]
+        if count == 2:  # against trying every way
+            best = min(abs(sum(tokens) - 2 * sum(t for i, t in enumerate(tokens) if bits >> i & 1))
+                       for bits in range(2**9))  # fmt: skip
+            assert abs(sums[0] - sums[1]) <= best + 2
+        assert max(sums) - min(sums) <= max(tokens)
+    assert split_trees(tokens, 2, [seed]) == split_trees(tokens, 2, [seed])
+
+
+def test_minibatches_are_drawn_by_the_seed():
+    assert len({str(split_trees([7] * 8, 2, [0, update])) for update in range(10)}) > 5
+
+
 def test_a_path_that_does_not_fit_is_refused():
     trees, advantages = random_trees(seed=1)
     with pytest.raises(ValueError, match="max_pack_tokens"):
@@ -207,6 +283,13 @@ def test_policy_loss_by_hand():
     d = reference.numpy() - logprobs.detach().numpy()
     kl = policy_loss(logprobs, old, advantages, beta=0.1, ref_logprobs=reference).item()
     assert kl == pytest.approx((tokens + 0.1 * (np.exp(d) - d - 1)).mean(), abs=1e-6)
+    entropies = torch.tensor([0.5, 1.0, 0.0, 2.0])
+    for kind in (dict(), dict(loss_type="grpo", steps=steps), dict(loss_type="dr_grpo", normalizer=10)):
+        plain = policy_loss(logprobs, old, advantages, **kind).item()
+        bonus = policy_loss(logprobs, old, advantages, **kind, entropy_coef=0.1, entropies=entropies).item()
+        assert bonus == pytest.approx(plain - 0.1 * 3.5 / 4, abs=1e-6)  # a mean over tokens whatever the loss type
+    part = policy_loss(logprobs, old, advantages, entropy_coef=0.1, entropies=entropies, normalizer=8, trained_tokens=8)
+    assert part.item() == pytest.approx((tokens.sum() - 0.1 * 3.5) / 8, abs=1e-6)
     with pytest.raises(ValueError, match="loss_type"):
         policy_loss(logprobs, old, advantages, loss_type="ppo")
 

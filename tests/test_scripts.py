@@ -1,5 +1,6 @@
 """Every script as a user runs it: small runs from end to end, resuming, several processes, and bad input."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -8,15 +9,19 @@ import pytest
 import torch
 import yaml
 from conftest import REAL_DATA, ROOT, TINY_BASE, fault, random_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 import cli
 import eval_math
 import train_treerpo
+from policy import pack, split_trees, token_logprobs
+from tree_sampler import TreeSampler
 
 SMALL = {
     "branching": 2, "depth": 2, "step_tokens": 24, "max_prompt_length": 32, "max_pack_tokens": 128, "max_rows": 64,
     "prompts_per_step": 4, "max_steps": 4, "learning_rate": 2e-4, "save_steps": 2, "seed": 3, "eval_steps": 0,
+    "num_minibatches": 2, "entropy_coef": 0.01,
 }  # fmt: skip
 
 
@@ -149,6 +154,18 @@ def test_resumed_equals_uninterrupted(finished, tmp_path):
     assert read(tmp_path / "trees.jsonl") == read(whole / "trees.jsonl")
 
 
+def test_all_weights_with_a_kl_term_resume_exactly(tmp_path):
+    """The reference is the initial policy, also after a resume."""
+    changes = dict(use_peft="false", beta=0.05, learning_rate=1e-4, max_steps=3, save_steps=1, prompts_per_step=12)
+    whole = train(tmp_path / "whole", **changes)
+    train(tmp_path / "parts", **{**changes, "max_steps": 2})
+    resumed = train(tmp_path / "parts", "--resume_from_checkpoint", **changes)
+    assert untimed(resumed) == untimed(whole)
+    expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
+    assert resumed[-1]["kl"] > 1e-7  # of the weights that two updates have moved
+
+
 # `accelerate launch --cpu` starts one process, whatever --num_processes says, unless mpirun is there.
 TWO_PROCESSES = [
     sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1,
@@ -204,9 +221,9 @@ def test_training_raises_the_reward(tmp_path):
     "changes",
     [
         dict(depth=1, step_tokens=72, scale_rewards="group", loss_type="grpo"),
-        dict(advantage="grpo", loss_type="dr_grpo", num_iterations=2, epsilon_high=0.28),
-        dict(beta=0.1, branching="3,2", temperature=0.7, top_p=0.9, advantage="treerl", scale_rewards="none"),
-        dict(use_peft=False, gradient_checkpointing=True, attn_implementation="eager", learning_rate=1e-5),
+        dict(advantage="outcome", loss_type="dr_grpo", num_iterations=2, epsilon_high=0.28),
+        dict(beta=0.1, branching="3,2", temperature=0.7, top_p=0.9, advantage="treerl"),
+        dict(use_peft=False, gradient_checkpointing=True, attn_implementation="eager", learning_rate=1e-5, beta=0.001),
         dict(
             step_delimiter="\\n",
             branching="2,2,2,1,2,1,1",
@@ -228,6 +245,96 @@ def test_variants_run_and_learn_something(changes, tmp_path):
         assert any(t.endswith("\n") for t in texts) and all("\n" not in t[:-1] for t in texts)
 
 
+def sampled_batch(model, tokenizer, flags, prompts=("7-2+3*4\n", "2*3+4\n", "8-5+1\n", "9+1*2\n", "6*2-3\n")):
+    """Trees of a few prompts with random rewards, and their advantages."""
+    sampler = TreeSampler(model, tokenizer, flags.branching, flags.depth, flags.step_tokens)
+    trees = sampler.sample([tokenizer.encode(text) for text in prompts], list(range(len(prompts))))
+    generator = torch.Generator().manual_seed(0)
+    rewards = [torch.randint(0, 2, (len(tree.parent),), generator=generator).float() for tree in trees]
+    return trees, train_treerpo.credit(trees, rewards, flags)[1]
+
+
+@pytest.fixture
+def small_model(tiny_base):
+    """The tiny base with an adapter that is not zero, and an optimizer."""
+    model = get_peft_model(copy.deepcopy(tiny_base), LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def small_flags(**changes):
+    shape = dict(branching=[3, 2], depth=2, step_tokens=12)
+    return train_treerpo.Flags(**shape, prompts_per_step=5, scale_rewards="variance", **changes)
+
+
+def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
+    """Each on the trees of its part, with its own count of tokens; ratios to the policy that sampled the trees."""
+    flags = small_flags(num_minibatches=2, entropy_coef=0.1, max_grad_norm=0.5)
+    trees, advantages = sampled_batch(small_model, tokenizer, flags)
+    by_hand, start = copy.deepcopy(small_model), copy.deepcopy(small_model.state_dict())
+
+    def optimizer_of(model):
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+
+    optimizer = optimizer_of(small_model)
+    accelerator = train_treerpo.Accelerator()
+    row = train_treerpo.update_policy(small_model, optimizer, trees, advantages, flags, accelerator, update=7)
+
+    counts = [train_treerpo.trained_counts(*one)[0] for one in zip(trees, advantages)]
+    parts = split_trees(counts, 2, [flags.seed, 7])
+    assert all(len(part) >= 2 for part in parts)
+    optimizer, norms, by_hand = optimizer_of(by_hand), [], by_hand.train()
+    for part in parts:
+        optimizer.zero_grad()
+        total, tokens = 0.0, sum(counts[i] for i in part)
+        for i in part:
+            for node, advantage in enumerate(advantages[i].tolist()):
+                if advantage:
+                    ids = torch.tensor([trees[i].prompt_ids + trees[i].completion_ids(node)])
+                    count = len(trees[i].tokens[node])
+                    logprobs = by_hand(ids).logits[0, -count - 1 : -1].log_softmax(-1)
+                    entropies = -(logprobs.exp() * logprobs).sum(-1)
+                    own = logprobs.gather(1, trees[i].tokens[node][:, None]).squeeze(1)
+                    ratio = (own - trees[i].logprobs[node]).exp()
+                    surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+                    total = total - (surrogate + 0.1 * entropies).sum() / tokens
+        total.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.5)))
+        optimizer.step()
+    found, expected = dict(small_model.named_parameters()), dict(by_hand.named_parameters())
+    moved = [name for name in found if not torch.equal(found[name].data, start[name])]
+    assert len(moved) > 10
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
+    assert row["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-4)
+
+
+def test_passes_multiply_minibatches(small_model, tokenizer, monkeypatch):
+    flags = small_flags(num_minibatches=2, num_iterations=3)
+    trees, advantages = sampled_batch(small_model, tokenizer, flags)
+    optimizer, steps = torch.optim.SGD(small_model.parameters(), lr=0.1), []
+    monkeypatch.setattr(optimizer, "step", lambda: steps.append(1))
+    train_treerpo.update_policy(small_model, optimizer, trees, advantages, flags, train_treerpo.Accelerator())
+    assert len(steps) == 6
+
+
+def test_the_frozen_copy_is_the_initial_policy(small_model, tiny_base, tokenizer):
+    """It gives what the model gives with its adapter disabled, at the start and after the model has moved."""
+    trees, advantages = sampled_batch(small_model, tokenizer, small_flags())
+    (p,) = pack(trees, advantages, 10_000)
+    model = copy.deepcopy(tiny_base)
+    reference = train_treerpo.frozen_copy(model, torch.float32)
+    assert not any(parameter.requires_grad for parameter in reference.parameters()) and not reference.training
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    with torch.no_grad(), small_model.disable_adapter():
+        torch.testing.assert_close(token_logprobs(reference, p), token_logprobs(small_model, p), atol=1e-6, rtol=0)
+        assert (token_logprobs(model, p) - token_logprobs(reference, p)).abs().max() > 0.1
+
+
 def test_grade_noise_turns_grades_round(tmp_path):
     right, wrong = (
         train(tmp_path / str(noise), max_steps=1, save_steps=0, grade_noise=noise)[0]["leaf_pass_rate"]
@@ -238,6 +345,7 @@ def test_grade_noise_turns_grades_round(tmp_path):
 
 def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monkeypatch, caplog):
     changes = dict(branching=4, max_steps=2, save_steps=0, learning_rate=1e-3, num_iterations=2, beta=0.01)
+    changes |= dict(entropy_coef=0.0)
     expected = train(tmp_path / "roomy", **changes)
     logprobs = train_treerpo.token_logprobs
 
@@ -262,7 +370,7 @@ def test_out_of_memory_with_a_single_path_says_what_to_lower(tmp_path, monkeypat
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(train_treerpo, "token_logprobs", full)
-    argv = words(tmp_path, branching=4, max_steps=3, learning_rate=1e-3)
+    argv = words(tmp_path, branching=4, max_steps=3, learning_rate=1e-3, entropy_coef=0.0)
     assert "error: out of memory: a path of" in refused(train_treerpo.main, argv, capsys)
 
 
@@ -306,10 +414,18 @@ def refused(main, argv, capsys):
         (["--depth", "0"], "--depth 0: must be at least 1"),
         (["--step_tokens", "0"], "--step_tokens 0: must be at least 1"),
         (["--temperature", "0"], "--temperature"),
-        (["--scale_rewards", "std"], "invalid choice: 'std' (choose from 'bernoulli', 'group', 'none')"),
+        (["--scale_rewards", "std"], "invalid choice: 'std' (choose from 'variance', 'deviation', 'group', 'none')"),
+        (
+            ["--scale_rewards", "bernoulli"],
+            "--scale_rewards: bernoulli is called deviation now; the paper's scale is variance",
+        ),
+        (["--scale-rewards=bernoulli"], "bernoulli is called deviation now"),
+        (["--advantage", "grpo"], "GRPO is the tree of depth 1: write --depth 1"),
+        (["--num_minibatches", "5"], "--num_minibatches 5: more parts than trees; at most --prompts_per_step 4"),
+        (["--num_minibatches", "0"], "--num_minibatches 0: must be at least 1"),
+        (["--entropy_coef", "-1"], "--entropy_coef -1.0: must be at least 0"),
         (["--bf16", "true"], "--bf16"),
         (["--max_pack_tokens", "10"], "--max_pack_tokens 10"),
-        (["--beta", "0.1", "--use_peft", "false"], "--beta"),
         (["--lr_scheduler_type", "zigzag"], "zigzag"),
         (["--lora_target_modules", "nonsense"], "nonsense"),
         (["--dataset_name", "no-such-set"], "--dataset_name no-such-set: not found"),
