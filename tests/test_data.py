@@ -50,15 +50,19 @@ def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         rows = load_problems(str(path))
     assert [(row["problem"], row["answer"]) for row in rows] == [("1+1", "2"), ("4+4", "8")]
-    assert "skipped 3 rows not a JSON object (rows 2, 5, 6)" in caplog.text
-    assert "skipped 2 rows without a problem or an answer" in caplog.text
+    assert "skipped 2 rows not a JSON object (rows 2, 5)" in caplog.text
+    assert "skipped 1 rows not in UTF-8 or not Unicode; save the file as UTF-8 (rows 6)" in caplog.text
+    assert "skipped 2 rows without a problem or an answer (rows 4, 7)" in caplog.text
 
 
-def test_ids_that_repeat_are_named(tmp_path, caplog):
-    rows = [{"id": i, "problem": f"p{place}", "answer": "1"} for place, i in enumerate((7, 8, 7, "8", 9))]
+def test_ids_that_repeat_keep_their_rows(tmp_path, caplog):
+    rows = [{"id": i, "problem": f"p{place}", "answer": "1"} for place, i in enumerate((7, 8, 7, "8", None, None))]
     with caplog.at_level(logging.WARNING):
-        assert [r["problem"] for r in load_problems(write(tmp_path / "mine.jsonl", rows))] == ["p0", "p1", "p4"]
-    assert "skipped 2 rows with the id of an earlier row (rows 3, 4)" in caplog.text
+        read = load_problems(write(tmp_path / "mine.jsonl", [*rows, rows[1], {"id": "", "problem": "p6", "answer": 2}]))
+    assert [row["problem"] for row in read] == ["p0", "p1", "p2", "p3", "p4", "p5", "p6"]
+    assert [row["id"] for row in read[:4]] == ["7", "8", "7#3", "8#4"] and len({row["id"] for row in read}) == 7
+    assert "2 rows have the id of an earlier row and get #ROW after it (rows 3, 4)" in caplog.text
+    assert "skipped 1 rows equal to an earlier row with the same id (rows 7)" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
