@@ -16,12 +16,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data import arithmetic
-from data.tables import FILE_KINDS, OTHER_KINDS, BadInput, Number, decode_json, first_line, read_file, report, rows_of
+from data.tables import (
+    FILE_KINDS,
+    OTHER_KINDS,
+    BadInput,
+    Number,
+    count_rows,
+    decode_json,
+    first_line,
+    read_file,
+    report,
+    rows_of,
+)
 
 logger = logging.getLogger(__name__)
 
 PROBLEM_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "solution", "ground_truth", "reward_model")
+ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "reward_model", "solution")
 # The system prompt of Qwen2.5-Math's evaluation; it goes with a chat template.
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
 PROMPT_TEMPLATE = "Problem: {problem}\nSolution:"  # for models without a chat template
@@ -78,8 +89,8 @@ def load_problems(name: str, split: str = "train", data_dir: str | None = None, 
     else:
         source = SOURCES.get(name, Source(name, None, split, split))
         local = [Path(data_dir or ".", f"{prefix}{name}.jsonl") for prefix in ("train_", "")[split == "test" :]]
-        if data_dir and (name in SOURCES or local[-1].exists()):
-            table = read_file(next((path for path in local if path.exists()), local[-1]))
+        if data_dir and (name in SOURCES or os.path.isfile(local[-1])):
+            table = read_file(next((path for path in local if os.path.isfile(path)), local[-1]))
             source = Source(name)
         elif Path(name).suffix.lower() in (*FILE_KINDS, *OTHER_KINDS) or os.path.isfile(name):
             table = read_file(Path(name))
@@ -87,7 +98,7 @@ def load_problems(name: str, split: str = "train", data_dir: str | None = None, 
             table = _read_hub(name, source, split, flag)
         rows, skipped = _normalise(name, table, source, problem_column, answer_column)
     if not rows:
-        reasons = "; ".join(f"{len(numbers)} rows {reason}" for reason, numbers in skipped.items())
+        reasons = "; ".join(f"{count_rows(numbers)} {reason}" for reason, numbers in skipped.items())
         raise BadInput(f"{flag} {name}: no problems in it ({reasons or 'it is empty'})")
     if any(abs(bound) > len(rows) for bound in (chosen.start or 0, chosen.stop or 0)):
         logger.warning("%s %s: the slice reaches beyond the %d problems that there are", flag, whole_name, len(rows))
@@ -143,19 +154,27 @@ def _read_hub(name: str, source: Source, split: str, flag: str) -> dict[int, dic
     try:
         return rows_of(datasets.load_dataset(source.hub_id, source.config, split=wanted))
     except Exception as error:  # no network, no such id, a gated or a broken repository: all end here
-        # "An error occurred while generating the dataset" says nothing: the error that it came from does.
-        cause = error
-        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and (cause.__cause__ or cause.__context__):
-            cause = cause.__cause__ or cause.__context__
-        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+        reason = _innermost(error)
         if "available configs" in reason:
             reason = reason.split(" Example of usage")[0]
             advice = "none can be chosen here, so save the one to use as a .jsonl file"
             raise BadInput(f"{flag} {name}: has several configurations ({reason}); {advice}") from error
-        if Path(name).is_dir() or not isinstance(error, (OSError, datasets.exceptions.DatasetNotFoundError)):
+        if os.path.isdir(name) or not isinstance(error, (OSError, datasets.exceptions.DatasetNotFoundError)):
             raise BadInput(f"{flag} {name}: can't be loaded ({reason})") from error
         known = ", ".join(["arithmetic", *SOURCES])
         raise BadInput(f"{flag} {name}: not found ({reason}). Known names: {known}") from error
+
+
+def _innermost(error: BaseException) -> str:
+    """What an error says; of one that datasets raises for any failure, what the error that it came from says."""
+    import datasets
+
+    reasons = [error]
+    while isinstance(error, datasets.exceptions.DatasetGenerationError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__
+        reasons.append(error)
+    said = next((text for one in reversed(reasons) if (text := " ".join(str(one).split()))), type(error).__name__)
+    return said[:300]
 
 
 class _Unusable(Exception):
@@ -180,10 +199,11 @@ def _normalise(name: str, table: dict[int, dict], source: Source, problem: str |
     ids, seen, renamed, solutions, systems = set(), set(), [], [], []
     for number, row in table.items():
         try:
-            question, gold = _problem_text(row.get(problem)), _gold(_answer_text(row.get(answer)))
+            prompt = _conversation(row.get(problem))
+            question, gold = _problem_text(prompt), _gold(_answer_text(row.get(answer)))
             if not _is_unicode(question + gold):
                 raise _Unusable("not in UTF-8 or not Unicode; save the file as UTF-8")
-            own_id = f"{name}/{number - 1}" if row.get("id") in (None, "") else str(row["id"])
+            own_id = _answer_text(row.get("id")) or f"{name}/{number - 1}"
             if (own_id, question, gold) in seen:
                 raise _Unusable("equal to an earlier row with the same id")
         except _Unusable as reason:
@@ -196,22 +216,27 @@ def _normalise(name: str, table: dict[int, dict], source: Source, problem: str |
         ids.add(own_id)
         if _is_prose(gold):
             solutions.append(number)
-        if isinstance(row[problem], list) and len(row[problem]) > 1:
+        if isinstance(prompt, list) and len(prompt) > 1:
             systems.append(number)
         rows.append({"id": own_id, "problem": question, "answer": gold})
     for reason, numbers in skipped.items():
         report(name, numbers, reason)
-    report(name, renamed, "have the id of an earlier row and get #ROW after it", "%d rows")
-    report(name, systems, "bring a system message, which is left out", "%d rows")
-    advice = "hold a text rather than an answer, which hardly any completion will equal; is --answer_column right?"
-    report(name, solutions, advice, f"the answers ({answer}) of %d rows")
+    report(name, renamed, "with the id of an earlier row: #ROW is added to it", "")
+    report(name, systems, "with a system message, which is left out", "")
+    advice = "with a text instead of an answer, which hardly any completion will equal; is --answer_column right?"
+    report(name, solutions, advice, "")
     return rows, skipped
+
+
+def _conversation(value):
+    """A problem's cell, with a conversation that was saved as text turned back into a list of messages."""
+    if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]", value):
+        return decode_json(value) or []  # Python's own form, with single quotes, is not read
+    return value
 
 
 def _problem_text(value) -> str:
     """The problem in a cell: its text, or that of a conversation's one user turn; its system turn is left out."""
-    if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]", value):
-        value = decode_json(value) or []  # a conversation that was saved as text; Python's form of it can't be read
     if isinstance(value, list):
         turns = [turn for turn in value if not (isinstance(turn, dict) and turn.get("role") in ("system", "developer"))]
         if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "user":
@@ -241,7 +266,8 @@ def _answer_text(value) -> str:
         return r"\infty" if value > 0 else r"-\infty"
     if isinstance(value, datetime):
         return str(value).removesuffix(" 00:00:00")  # a date
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None else str(value)
+    text = text.replace("\b", r"\b").replace("\f", r"\f").strip()  # "\boxed", "\frac" in JSON with one backslash
     return "" if text.lower() == "nan" else text
 
 
@@ -254,7 +280,7 @@ def _gold(text: str) -> str:
     """
     from reward import extract_answer  # here, as grading comes after data and may need it
 
-    text = text.replace("\b", r"\b").replace("\f", r"\f")  # "\boxed" and "\frac" in JSON with one backslash
+    text = re.sub(r"(?m)^#{1,6} .*\n\s*", "", text)  # headings; GSM8K's mark stands in the last line
     answer = extract_answer(_brace_boxes(text))
     if answer is None and re.search(r"\\f?box(?:ed)?(?![a-zA-Z])|####", text):
         raise _Unusable("whose answer can't be read from its box or after ####")
@@ -278,9 +304,9 @@ def _brace_boxes(text: str) -> str:
 
 def _is_prose(gold: str) -> bool:
     """Whether a gold answer is more text than answer, such as a worked solution in which no answer was found."""
-    words = re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", gold)
-    letters = re.sub(r"\\[a-zA-Z]+|[\W\d_]", "", gold)
-    return len(words) >= 4 or len(letters) > 30
+    text = re.sub(r"\\(?:begin|end)\s*\{\w*\}|\\[a-zA-Z]+", "", gold)  # without LaTeX's own words
+    words, letters = re.findall(r"[a-zA-Z]{2,}", text), re.sub(r"[\W\d_]", "", text)
+    return len(words) >= 4 or len(letters) > 30 or (len(words) >= 2 and gold.endswith((".", "!", "?")))
 
 
 def _is_unicode(text: str) -> bool:
@@ -293,7 +319,6 @@ def _is_unicode(text: str) -> bool:
 
 
 # --- Prompts ---
-
 
 PLACEHOLDER = "THE TEXT GOES HERE"  # stands for a problem, or an answer, while a chat template is rendered
 
@@ -366,6 +391,10 @@ def _chat_text(tokenizer, problem: str, num_shots: int) -> str:
     Templates differ: some have no system role, so that its text goes before the first problem; some read contents as
     lists of parts. The first form is taken whose every text appears in what the template writes.
     """
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        names = ", ".join(tokenizer.chat_template)
+        raise BadInput(f"the tokenizer has several chat templates ({names}), none of them named default; "
+                       "give a plain --prompt_template, or name one default in its files")  # fmt: skip
     user = [question for question, _ in SHOTS[:num_shots]] + [problem]
     replies = [solution for _, solution in SHOTS[:num_shots]]
     reason = "it leaves out the problem, the system message or the worked examples"
@@ -414,8 +443,9 @@ def completion_text(tokenizer, ids: list[int], template: str | None = None, num_
     """
     outside = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     kept = [i for i in ids if i not in outside]
-    last = tokenizer.added_tokens_decoder.get(kept[-1]) if kept else None
-    if last and last.special and "think" not in last.content.lower():
+    last = tokenizer.decode(kept[-1:])
+    special = last != tokenizer.decode(kept[-1:], skip_special_tokens=True)
+    if special and "think" not in last.lower():
         kept.pop()
     text = tokenizer.decode(kept)
     if num_shots and (template or not tokenizer.chat_template):

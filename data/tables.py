@@ -31,11 +31,15 @@ class BadInput(Exception):
     """The user's input can't be used. The scripts print its message as one line and exit with code 2."""
 
 
-def report(where: object, numbers: list[int], what: str, rows: str = "skipped %d rows") -> None:
+def report(where: object, numbers: list[int], what: str, done: str = "skipped ") -> None:
     """Warns in one line of what happened to rows, with the first five of their numbers."""
     if numbers:
         shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-        logger.warning(f"%s: {rows} %s (rows %s)", where, len(numbers), what, shown)
+        logger.warning("%s: %s%s %s (rows %s)", where, done, count_rows(numbers), what, shown)
+
+
+def count_rows(numbers: list[int]) -> str:
+    return f"{len(numbers)} row" + "s" * (len(numbers) != 1)
 
 
 def first_line(error: Exception) -> str:
@@ -49,7 +53,8 @@ def read_file(path: Path) -> dict[int, dict]:
         raise BadInput(f"{path}: no such file (--dataset_name takes a name, a Hub id or a file; --data_dir its folder)")
     kind = path.suffix.lower()
     if kind not in FILE_KINDS:
-        raise BadInput(f"{path}: {kind or 'such'} files are not read; unpack or convert it to {', '.join(FILE_KINDS)}")
+        unread = f"{kind} files" if kind else "files without an ending"
+        raise BadInput(f"{path}: {unread} are not read; unpack or convert it to one of {', '.join(FILE_KINDS)}")
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -98,7 +103,7 @@ def _read_json_lines(path: Path, text: str) -> dict[int, dict]:
 
 
 def _read_json(path: Path, text: str) -> dict[int, dict]:
-    """An array of objects, one object that holds such an array, or JSON lines under another name."""
+    """An array of objects, an object that holds such an array, or columns; or JSON lines under another name."""
     try:
         whole = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
@@ -110,7 +115,11 @@ def _read_json(path: Path, text: str) -> dict[int, dict]:
         tables = {key: value for key, value in whole.items() if value and _is_table(value)}
         if len(tables) > 1:
             raise BadInput(f"{path}: holds several tables ({', '.join(tables)}); save the one to use as its own file")
-        whole = next(iter(tables.values()), [whole])
+        columns = list(whole.values())
+        if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+            whole = [dict(zip(whole, cells)) for cells in zip(*columns)]
+        else:
+            whole = next(iter(tables.values()), [whole])
     if not _is_table(whole):
         raise BadInput(f'{path}: holds no array of objects, such as [{{"problem": ..., "answer": ...}}]')
     return dict(enumerate(whole, 1))
@@ -130,7 +139,8 @@ def _is_table(value) -> bool:
 
 def _read_csv(path: Path, text: str, delimiters: str) -> dict[int, dict]:
     """The rows of a table as text: no cell is taken for a number, a date or a missing value."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(2**31 - 1)  # a long problem is no error
+    text = text.lstrip("\r\n")
     first = next(iter(text.splitlines()), "")
     delimiter = max(delimiters, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))  # most columns
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -143,7 +153,8 @@ def _read_csv(path: Path, text: str, delimiters: str) -> dict[int, dict]:
             elif cells:
                 table[number] = dict(zip(header, cells))
     except csv.Error as error:
-        raise BadInput(f"{path}: line {lines.line_num}: {error}") from error
+        advice = "a cell that holds quotes stands in quotes, and its own are doubled"
+        raise BadInput(f"{path}: line {lines.line_num}: {error}; {advice}") from error
     if len(set(header)) < len(header):
         raise BadInput(f"{path}: two columns have the same name ({', '.join(header)})")
     report(path, bad, "with more cells than the header")
