@@ -41,7 +41,7 @@ class ModelAndDataFlags:
     data_dir: str | None = flag(None, "read known data sets from DIR/NAME.jsonl instead of the Hub")
     problem_column: str | None = flag(None, "column of the problem; found by name if left out")
     answer_column: str | None = flag(None, "column of the answer; found by name if left out")
-    prompt_template: str | None = flag(None, "text with {problem} in it; default: the chat template, or a plain one")
+    prompt_template: str | None = flag(None, "text with {problem}, \\n a line break; default: the chat template")
     num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
     temperature: float = flag(1.0, "of sampling; the loss divides its logits by it too")
     top_p: float = flag(1.0, "crop of sampling, and of the loss; 1 is off")

@@ -12,7 +12,6 @@ tokenizer has a chat template. Under `accelerate launch` the problems are spread
 
 import json
 import math
-import re
 import statistics
 import sys
 from collections import defaultdict
@@ -26,7 +25,7 @@ from tqdm import trange
 
 from checkpoint import write_whole
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
-from data.problems import BadInput, completion_text, encode_prompt, first_line, load_problems, template_for
+from data.problems import BadInput, completion_text, encode_prompt, file_name, first_line, load_problems, template_for
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
 
@@ -113,7 +112,8 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
         policy = (temperature, flags.top_p, 0, flags.max_rows)
         sampler = TreeSampler(model, tokenizer, width, 1, flags.max_new_tokens, *policy)
         share = max(1, flags.max_rows // width)
-        for start in trange(0, len(mine), share, desc=name, leave=False, disable=not accelerator.is_main_process):
+        silent = None if accelerator.is_main_process else True  # None: where no terminal shows it
+        for start in trange(0, len(mine), share, desc=name, leave=False, disable=silent):
             chosen = mine[start : start + share]
             trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
@@ -126,7 +126,7 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
                 rows.append(row | {"extracted": extract_answer(text), "length": length, "finished": finished})
     rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
     if accelerator.is_main_process:
-        path = output / "eval" / (re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") + ".jsonl")
+        path = output / "eval" / f"{file_name(name)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     return summarise(rows)

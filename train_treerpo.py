@@ -41,7 +41,7 @@ import plot_results
 from advantage import ESTIMATORS, SCALES, default_scale, step_rewards, with_only_children
 from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
-from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
+from data.problems import BadInput, completion_text, encode_prompt, load_problems, short_name, template_for
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from policy import (
     LOSS_TYPES,
@@ -437,7 +437,7 @@ def main() -> None:
         print(budget.describe(flags, model, longest, accelerator.num_processes, accelerator.device, dtype))
     if flags.dry_run:
         return
-    output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{flags.dataset_name}")
+    output, checkpoint = open_run(flags, f"{Path(flags.model_name_or_path).name}-{short_name(flags.dataset_name)}")
     rank = accelerator.process_index
     done = load_checkpoint(checkpoint, model, optimizer, scheduler, flags, rank) if checkpoint else 0
     metrics_file, trees_file = output / "metrics.jsonl", output / "trees.jsonl"

@@ -1,14 +1,17 @@
 """The registry on every kind of file, the built-in task and its splits, and prompts."""
 
+import datetime
 import json
 import logging
 import random
+import re
 
 import pytest
-from conftest import REAL_DATA
+from conftest import REAL_DATA, TINY_BASE
 
 from data import arithmetic, problems
-from data.problems import BadInput, completion_text, encode_prompt, load_problems
+from data.problems import BadInput, completion_text, encode_prompt, file_name, load_problems, short_name, template_for
+from reward import extract_answer
 
 
 def write(path, rows):
@@ -50,15 +53,19 @@ def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         rows = load_problems(str(path))
     assert [(row["problem"], row["answer"]) for row in rows] == [("1+1", "2"), ("4+4", "8")]
-    assert "skipped 3 rows not a JSON object (rows 2, 5, 6)" in caplog.text
-    assert "skipped 2 rows without a problem or an answer" in caplog.text
+    assert "skipped 2 rows not a JSON object (rows 2, 5)" in caplog.text
+    assert "skipped 1 row not in UTF-8 or not Unicode; save the file as UTF-8 (rows 6)" in caplog.text
+    assert "skipped 2 rows without a problem or an answer (rows 4, 7)" in caplog.text
 
 
-def test_ids_that_repeat_are_named(tmp_path, caplog):
-    rows = [{"id": i, "problem": f"p{place}", "answer": "1"} for place, i in enumerate((7, 8, 7, "8", 9))]
+def test_ids_that_repeat_keep_their_rows(tmp_path, caplog):
+    rows = [{"id": i, "problem": f"p{place}", "answer": "1"} for place, i in enumerate((7, 8, 7, "8", None, None))]
     with caplog.at_level(logging.WARNING):
-        assert [r["problem"] for r in load_problems(write(tmp_path / "mine.jsonl", rows))] == ["p0", "p1", "p4"]
-    assert "skipped 2 rows with the id of an earlier row (rows 3, 4)" in caplog.text
+        read = load_problems(write(tmp_path / "mine.jsonl", [*rows, rows[1], {"id": "", "problem": "p6", "answer": 2}]))
+    assert [row["problem"] for row in read] == ["p0", "p1", "p2", "p3", "p4", "p5", "p6"]
+    assert [row["id"] for row in read[:4]] == ["7", "8", "7#3", "8#4"] and len({row["id"] for row in read}) == 7
+    assert "2 rows with the id of an earlier row: #ROW is added to it (rows 3, 4)" in caplog.text
+    assert "skipped 1 row equal to an earlier row with the same id (rows 7)" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
@@ -133,3 +140,291 @@ def test_an_answer_in_a_list_is_read_as_without_the_list(tmp_path):
     rows = [{"question": f"q{i}", "answer": answer} for i, answer in enumerate(answers)]
     (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [row["answer"] for row in load_problems(str(tmp_path / "lists.jsonl"))] == ["5", "x=1, x=2"]
+
+
+def golds(tmp_path, answers):
+    """The gold answers that are read from these; None for one that is left out."""
+    rows = [{"id": str(i), "question": f"q{i}", "answer": answer} for i, answer in enumerate(["0", *answers])]
+    read = {row["id"]: row["answer"] for row in load_problems(write(tmp_path / "golds.jsonl", rows))}
+    return [read.get(str(i)) for i in range(1, len(rows))]
+
+
+BOXES = [
+    (r"Hence $\boxed 17$.", "17"),
+    (r"thus $$x = \boxed -2\sqrt 3$$", r"-2\sqrt 3"),
+    (r"so it is \boxed 40. With $n$ apples", "40"),
+    (r"we get $\boxed {\frac{3}{8}}$", r"\frac{3}{8}"),
+    (r"hence \fbox{12}", "12"),
+    (r"$\fbox\frac59$", r"\frac59"),
+    (r"$\boxed C$", "C"),
+    (r"\text{Total: \boxed{\text{9 cm}}}", r"\text{9 cm}"),
+    (r"first \boxed{1}, but that counts one twice; finally \boxed{6}", "6"),
+    (r"\boxed{\boxed{\{1,2\}}}", r"\{1,2\}"),
+    ("\boxed{11}", "11"),  # a backspace: \b in JSON
+    (r"\boxed{31", None),
+    (r"\boxed{ }", None),
+]
+SOLUTIONS = [
+    ("He walks 3 * 400 = 1,200 m.\n#### 1,200", "1200"),
+    ("They cross there.\n#### (3,4)", "(3,4)"),
+    ("#### 7, 8", "7, 8"),
+    ("It costs 2 dollars.\n#### $2\n", "$2"),
+    ("#### Step 2: solve\nSo we have \\boxed{13}", "13"),
+    ("### Result\n14", "14"),
+    ("One half of them is left. Therefore, the final answer is 15.", "15"),
+    ("Answer: (D)", "(D)"),
+    ("####", None),
+]
+VALUES = [
+    (7.0, "7.0"),
+    (3**150, str(3**150)),
+    (float("nan"), None),
+    ("NaN", None),
+    (float("-inf"), r"-\infty"),
+    (True, "True"),
+    ("None", "None"),
+    ("N/A", "N/A"),
+    ([4], "4"),
+    ([[1, 2.5], [3]], "[1, 2.5], [3]"),
+    (["4", None], None),
+    ({"text": "4"}, None),
+    ({"ground_truth": "4", "style": "rule"}, "4"),
+]
+
+
+@pytest.mark.parametrize("cases", [BOXES, SOLUTIONS, VALUES], ids=["boxes", "solutions", "values"])
+def test_golds(tmp_path, cases):
+    assert golds(tmp_path, [answer for answer, _ in cases]) == [gold for _, gold in cases]
+
+
+def test_numbers_are_read_as_written(tmp_path):
+    text = '{"problem": "a", "answer": 2.50}\n{"problem": "b", "answer": 1E3}\n{"problem": 3, "answer": 4}'
+    (tmp_path / "mine.jsonl").write_text(text)
+    assert [row["answer"] for row in load_problems(str(tmp_path / "mine.jsonl"))] == ["2.50", "1E3"]
+
+
+def test_solutions_without_an_answer_are_named(tmp_path, caplog):
+    texts = ["Count them one by one, then halve the sum.", "He is left.", "一" * 40, r"\frac{2}{3}", "Eve and Ann"]
+    with caplog.at_level(logging.WARNING):
+        assert golds(tmp_path, texts) == texts
+    assert "3 rows with a text instead of an answer" in caplog.text and "(rows 2, 3, 4)" in caplog.text
+
+
+def test_a_csv_is_text(tmp_path, caplog):
+    path = tmp_path / "mine.csv"
+    path.write_text('question,answer\na,null\n"b, c",NULL\nd,2021-03-04\ne,007\nf,"8\n9"\ng,1,500\nh\ni,j,\n')
+    with caplog.at_level(logging.WARNING):
+        rows = load_problems(str(path))
+    assert [row["answer"] for row in rows] == ["null", "NULL", "2021-03-04", "007", "8\n9", "j"]
+    assert rows[1]["problem"] == "b, c"
+    assert "skipped 1 row with more cells than the header (rows 6)" in caplog.text
+    assert "skipped 1 row without a problem or an answer (rows 7)" in caplog.text
+
+
+@pytest.mark.parametrize("name, text", [
+    ("mine.csv", "problem;answer\n1, 2?;3,5\n"), ("mine.tsv", "problem\tanswer\n1, 2?\t3,5\n"),
+    ("MINE.CSV", '\n problem , answer\n"1, 2?","3,5"\n'), ("m[0-9]*.csv", 'answer,problem\n"3,5","1, 2?"'),
+    ("mine.jsonl", '[{"problem": "1, 2?", "answer": "3,5"}]'), ("mine.Json", '{"problem": "1, 2?", "answer": "3,5"}'),
+    ("m.jsonl", '[\n {"problem": "1, 2?",\n "answer": "3,5"}\n]'),
+    ("mine.json", '{"rows": [{"problem": "1, 2?", "answer": "3,5"}], "version": 2}'),
+    ("m.json", '{"problem": ["1, 2?"], "answer": ["3,5"]}'),
+])  # fmt: skip
+def test_shapes_of_files(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert [(row["problem"], row["answer"]) for row in load_problems(str(tmp_path / name))] == [("1, 2?", "3,5")]
+
+
+@pytest.mark.parametrize("suffix, text", [
+    ("jsonl", '{"problem": "naïve", "answer": "1"}\n{"problem": "b", "answer": "2"}'),
+    ("csv", "problem,answer\nnaïve,1\nb,2"),
+    ("json", '[{"problem": "naïve", "answer": "1"}, {"problem": "b", "answer": "2"}]'),
+])  # fmt: skip
+def test_encodings(tmp_path, caplog, suffix, text):
+    path = tmp_path / f"mine.{suffix}"
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-be", "utf-32"):
+        path.write_bytes(text.encode(encoding))
+        assert [row["problem"] for row in load_problems(str(path))] == ["naïve", "b"]
+    path.write_bytes(text.encode("latin-1"))
+    with caplog.at_level(logging.WARNING):
+        assert [row["problem"] for row in load_problems(str(path))] == ["b"]
+    assert "skipped 1 row not in UTF-8 or not Unicode; save the file as UTF-8 (rows 1)" in caplog.text
+
+
+@pytest.mark.parametrize("name, data, cause", [
+    ("a.jsonl.bz2", b"BZh9", r"\.bz2 files are not read; .* \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
+    ("a.xlsx", b"PK", r"\.xlsx files are not read"), ("data", b"{}", "without an ending are not read"),
+    ("a.jsonl", b"\x1f\x8b\x08", "compressed"), ("a.parquet", b"version https://git-lfs.github.com/spec", "LFS"),
+    ("a.csv", b'problem,answer\nb,1\n"c,2\nd,3', "line 4: unexpected end"),
+    ("b.csv", b"problem,answer,answer\na,1,2", "two columns have the same name"),
+    ("a.json", b'[{"problem": "b",]', "line 1 column"), ("b.json", b"[1]", "no array of objects"),
+    ("c.json", b'{"train": [{"problem": "b"}], "dev": [{"problem": "b"}]}', r"several tables \(train, dev\)"),
+    ("b.jsonl", b'{\n"problem": "b"\n}', "no line of it is a JSON object"),
+    ("b.parquet", b"PAR1....PAR1", "can't be read as parquet"), ("c.jsonl", b"\xff\xfea", "encoding is broken"),
+    ("d.jsonl", b'{"problem": "\\ud800", "answer": "1"}', r"no problems in it \(1 row not in UTF-8 or not Unicode"),
+])  # fmt: skip
+def test_files_that_cannot_be_read_say_why(tmp_path, name, data, cause):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadInput, match=cause):
+        load_problems(str(tmp_path / name))
+
+
+def test_folders_say_why(tmp_path):
+    configs = "\n".join(f"- config_name: {name}\n  data_files: {name}.jsonl" for name in ("easy", "hard"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
+    for name in ("easy", "hard"):
+        write(tmp_path / f"{name}.jsonl", [{"problem": "1", "answer": "2"}])
+    with pytest.raises(BadInput, match=r"several configurations .*'easy', 'hard'"):
+        load_problems(str(tmp_path))
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "easy.jsonl").write_text('{"problem": "1", "answer": "2"}\n{"problem": ')
+    with pytest.raises(BadInput, match="can't be loaded") as error:
+        load_problems(str(tmp_path))
+    assert "An error occurred" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_parquet_columns(tmp_path, caplog):
+    import datasets
+
+    label, value = datasets.ClassLabel(names=["yes", "no"]), datasets.Value
+    for kind, answers, read in [
+        (label, [1, 0, -1], ["no", "yes"]),
+        (datasets.List(label), [[1], [0, 1], []], ["no", "yes, no"]),
+        (value("float32"), [0.7, 2.0, float("nan")], ["0.7", "2.0"]),
+        (value("date32"), [datetime.date(2023, 5, 6), None, None], ["2023-05-06"]),
+        (value("timestamp[s]"), [datetime.datetime(2023, 5, 6), None, None], ["2023-05-06"]),
+        (value("binary"), [b"3", None, None], ["3"]),
+    ]:
+        features = datasets.Features({"problem": value("string"), "answer": kind})
+        columns = {"problem": ["a", "b", "c"], "answer": answers}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "p[0].parquet")
+        assert [row["answer"] for row in load_problems(str(tmp_path / "p[0].parquet"))] == read
+
+
+def turn(content, role="user"):
+    return {"role": role, "content": content}
+
+
+def test_conversations(tmp_path, caplog):
+    parts = [{"type": "text", "text": "5+"}, {"type": "text", "text": "6"}]
+    prompts = [
+        [turn("1+2")], [turn("Be brief.", "system"), turn("3+4")], [turn(parts)], json.dumps([turn("7+8")]),
+        [turn("a"), turn("b", "assistant"), turn("c")], [turn("Be brief.", "system")], str([turn("d")]), [],
+        [turn([{"type": "image", "url": "e.png"}])],
+    ]  # fmt: skip
+    rows = [{"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": "9"}} for prompt in prompts]
+    with caplog.at_level(logging.WARNING):
+        read = load_problems(write(tmp_path / "chat.jsonl", rows))
+    assert [(row["problem"], row["answer"]) for row in read] == [(p, "9") for p in ("1+2", "3+4", "5+6", "7+8")]
+    assert "1 row with a system message, which is left out (rows 2)" in caplog.text
+    assert "skipped 4 rows whose prompt is not one user message" in caplog.text
+    assert "skipped 1 row whose prompt holds more than text (rows 9)" in caplog.text
+
+
+def test_slices(tmp_path, caplog):
+    path = write(tmp_path / "set[2].jsonl", [{"problem": f"p{i}", "answer": i} for i in range(6)])
+    assert len(load_problems(path)) == 6  # brackets in a name are no slice
+    for inside, answers in {"-1:": "5", ":-4": "01", "1::2": "135", "::-1": "543210", " 2 : 4 ": "23"}.items():
+        assert "".join(row["answer"] for row in load_problems(f"{path}[{inside}]")) == answers
+    for inside in ("2", ":25%", "x:", "::0", "1:2:3:4", " "):
+        with pytest.raises(BadInput, match=r"the slice \[.*\] must be"):
+            load_problems(f"{path}[{inside}]")
+    for inside in ("6:", "4:2"):
+        with pytest.raises(BadInput, match="no problems in this slice of 6 problems"):
+            load_problems(f"{path}[{inside}]")
+    with caplog.at_level(logging.WARNING):
+        assert len(load_problems(f"{path}[:50]")) == 6
+    assert "the slice reaches beyond the 6 problems" in caplog.text
+
+
+def test_names_of_files():
+    slices, paths = ["svamp[:9]", "svamp[9:]", "svamp[-9:]"], ["one/set.jsonl", "two/set.jsonl", "set.jsonl"]
+    files = [file_name(name) for name in [*slices, *paths, "math500", "a b", "a:b", "/"]]
+    assert len(set(files)) == 10 and all(re.fullmatch(r"[A-Za-z0-9_.-]+", file) for file in files)
+    assert file_name("math500") == "math500" and len(file_name("x/" * 200 + "y" * 300)) < 150
+    assert short_name("../my sets/one.jsonl[2:]") == "one.jsonl_2"
+
+
+def rendered(tokenizer, problem="6*7", **settings):
+    return tokenizer.decode(encode_prompt(tokenizer, problem, **settings))
+
+
+LOOP = "{% for m in messages %}"
+NO_SYSTEM = "{% if m.role == 'system' %}{{ raise_exception('no such role') }}{% endif %}"
+STRICT = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+PARTS = "{% for part in m.content %}{{ part.text }}{% endfor %}"
+
+
+@pytest.mark.parametrize("template, start, end", [
+    (LOOP + NO_SYSTEM + "[{{ m.content }}]{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
+    (LOOP + STRICT + "({{ m.content }}){% endfor %}:", "(SYSTEM\n\n", "6*7):"),
+    (LOOP + "{% if m.role != 'system' %}[{{ m.content }}]{% endif %}{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
+    (LOOP + "[" + PARTS + "]{% endfor %}:", "[SYSTEM][", "6*7]:"),
+    (LOOP + NO_SYSTEM + "[{{ m.content[0]['text'] }}]{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
+    (LOOP + "<{{ m.role }}>{{ m.content }}\n{% endfor %}", "<system>SYSTEM\n<user>", "6*7\n<assistant>"),
+])  # fmt: skip
+def test_chat_templates_of_other_forms(tokenizer, monkeypatch, template, start, end):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    text = rendered(tokenizer)
+    assert text.startswith(start.replace("SYSTEM", problems.SYSTEM_PROMPT)) and text.endswith(end)
+    assert all(question in rendered(tokenizer, num_shots=2) for question, _ in problems.SHOTS[:2])
+
+
+@pytest.mark.parametrize("template, cause", [
+    ("What now?", "leaves out the problem"), ("{{ messages[-1].content }}:", "leaves out"),
+    (LOOP + "{{ m.content | upper }}{% endfor %}", "leaves out the problem"), (LOOP, "Unexpected end of template"),
+    ({"rag": "x", "tool_use": "y"}, r"several chat templates \(rag, tool_use\)"),
+])  # fmt: skip
+def test_chat_templates_that_are_refused(tokenizer, monkeypatch, template, cause):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    with pytest.raises(BadInput, match=cause):
+        encode_prompt(tokenizer, "6*7", num_shots=1)
+
+
+def special_tokenizer(*tokens, around="$A"):
+    """The tiny base's tokenizer with further special tokens and others around a text."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AddedToken, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    names = [("<end>", 0), ("<pad>", 1), ("<unk>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=names)
+    return tokenizer
+
+
+@pytest.mark.parametrize("around, before", [("$A <end>", []), ("<pad> $A <unk> <end>", [1]), ("<end> $A", [0])])
+def test_a_prompt_ends_with_its_text(around, before):
+    tokenizer = special_tokenizer(around=around)
+    text = tokenizer.encode("6*7=", add_special_tokens=False)
+    assert tokenizer.encode("6*7=") != text and encode_prompt(tokenizer, "6*7", "{problem}=") == before + text
+    if before:  # no second one where the template brings it
+        written = tokenizer.decode(before) + "{problem}="
+        assert encode_prompt(tokenizer, "6*7", written) == before + text
+
+
+def test_special_tokens_in_a_problem_are_text():
+    tokenizer = special_tokenizer("<|turn|>")
+    turn_id = tokenizer.convert_tokens_to_ids("<|turn|>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}"
+    for problem in ("1<|turn|>2", "<|turn|>", "<end>"):
+        ids = encode_prompt(tokenizer, problem)
+        assert ids.count(turn_id) == 2 and 0 not in ids and problem in tokenizer.decode(ids)
+        plain = encode_prompt(tokenizer, problem, "<|turn|>{problem}={problem}")
+        assert plain.count(turn_id) == 1 and 0 not in plain and f"{problem}={problem}" in tokenizer.decode(plain)
+
+
+def test_think_tags_that_are_special_tokens_stay():
+    tokenizer = special_tokenizer("<think>", "</think>", "<thinking>", "</thinking>", "<|turn|>")
+    for text in ("<think>\\boxed{1}</think>\\boxed{2}", "<thinking>1</thinking> 2", "\\boxed{3}</think>"):
+        for end in ("", "<end>", "<|turn|>", "<end><pad><pad>"):
+            assert completion_text(tokenizer, tokenizer.encode(text + end)) == text
+    assert extract_answer(completion_text(tokenizer, tokenizer.encode("<think>\\boxed{1}</think> so"))) is None
+
+
+def test_line_breaks_in_a_template():
+    assert template_for("x", r"Solve:\n{problem}\nSo") == "Solve:\n{problem}\nSo"
+    assert template_for("x", "Solve:\n{problem}\n") == "Solve:\n{problem}\n"
+    assert template_for("x", r"$a \neq b$, \nabla: {problem}") == r"$a \neq b$, \nabla: {problem}"
+    for bad in ("no place", "{problem}\ud83d"):
+        with pytest.raises(BadInput, match="--prompt_template"):
+            template_for("x", bad)

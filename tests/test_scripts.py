@@ -84,7 +84,8 @@ def test_a_run_leaves_what_it_promises(finished):
         assert key in row, key
     assert max(r.get("logprob_difference_max", 0) for r in rows) < 1e-4
     assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
-    completions = read(output / "eval" / "arithmetic_6.jsonl")
+    (evaluation,) = (output / "eval").iterdir()
+    completions = read(evaluation)
     assert len(completions) == 6 * 3 and {"completion", "grade", "length", "finished"} <= completions[0].keys()
     trees = read(output / "trees.jsonl")
     assert len(trees) == 4 and {"parent", "text", "reward", "advantage", "finished"} <= trees[0]["nodes"][1].keys()
