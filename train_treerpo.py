@@ -200,8 +200,8 @@ def sample_and_grade(sampler: TreeSampler, prompts: list[list[int]], seeds: list
 def credit(trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags) -> tuple[list, list]:
     """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
     rewards = [step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
-    estimator, rest = ESTIMATORS[flags.advantage], (flags.scale_rewards, flags.prune_threshold)
-    advantages = [estimator(values, tree.parent, *rest) for tree, values in zip(trees, rewards)]
+    estimator, scale = ESTIMATORS[flags.advantage], flags.scale_rewards or default_scale(flags.advantage)
+    advantages = [estimator(values, tree.parent, scale, flags.prune_threshold) for tree, values in zip(trees, rewards)]
     return rewards, [with_only_children(values, tree.parent) for tree, values in zip(trees, advantages)]
 
 

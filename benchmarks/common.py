@@ -18,6 +18,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config  # noqa: E402
 
 TINY_BASE = ROOT / "data" / "tiny_base"
+RESULTS = ROOT / "results" / "benchmarks"
 SIZES = {"50m": (512, 1408, 12, 8), "350m": (1024, 2816, 28, 16)}  # hidden, intermediate, layers, heads
 
 
@@ -26,6 +27,7 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, 50m, 350m or the folder of a checkpoint")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every rival runs once in each")
+    parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
     if defaults.pop("profile", False):
         parser.add_argument("--profile", action="store_true", help="not the times, but each operator's share of them")
     for name, value in defaults.items():
@@ -90,7 +92,8 @@ def profiled(script: str, args: argparse.Namespace, rivals: dict[str, Callable[[
     found = {name: shares(run) for name, run in rivals.items()}
     for name, operators in found.items():
         print(f"{name}: " + ", ".join(f"{operator} {share} %" for operator, share in operators.items()))
-    write_results(f"profile-{script}-{Path(args.model).name}", {"settings": vars(args), "shares": found})
+    name = f"profile-{script}-{Path(args.model).name}"
+    write_results(args.output_dir, name, {"settings": settings_of(args), "shares": found})
 
 
 def report(script: str, args: argparse.Namespace, seconds: dict[str, list[float]], ours: str, more: dict | None = None):
@@ -104,13 +107,18 @@ def report(script: str, args: argparse.Namespace, seconds: dict[str, list[float]
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     made_with = {"machine": machine, "python": platform.python_version(), "torch": version("torch"),
                  "transformers": version("transformers"), "threads": torch.get_num_threads()}  # fmt: skip
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    found = {"settings": settings, **made_with, "rivals": rows, **(more or {})}
-    write_results(f"{script}-{Path(args.model).name}", found)
+    found = {"settings": settings_of(args), **made_with, "rivals": rows, **(more or {})}
+    write_results(args.output_dir, f"{script}-{Path(args.model).name}", found)
 
 
-def write_results(name: str, found: dict) -> None:
-    path = ROOT / "results" / "benchmarks" / f"{name}.json"
+def settings_of(args: argparse.Namespace) -> dict:
+    """The flags that a result was measured with, as plain JSON; where it was written is none of them."""
+    kept = {key: value for key, value in vars(args).items() if key != "output_dir"}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+
+
+def write_results(output_dir: Path, name: str, found: dict) -> None:
+    path = output_dir / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"written to {path.relative_to(ROOT)}")
+    print(f"written to {path}")

@@ -13,9 +13,9 @@ import statistics
 from collections import defaultdict
 
 import torch
-from common import arguments, device, load, write_results
+from common import arguments, device, load, settings_of, write_results
 
-from advantage import ESTIMATORS, step_rewards
+from advantage import ESTIMATORS, step_rewards, with_only_children
 from data.arithmetic import PROMPT_TEMPLATE
 from data.problems import encode_prompt, load_problems
 from policy import pack, policy_loss, token_logprobs
@@ -68,11 +68,13 @@ def step_reward_errors(grader: Grader) -> dict:
 
 def gradient(trees: list, advantages: list[torch.Tensor]) -> torch.Tensor:
     model.zero_grad()
-    packs = [one.to(device()) for one in pack(trees, advantages, 2048, 6 * model.config.hidden_size)]
+    packs = [one.to(device()) for one in pack(trees, advantages, 2048)]
     count = sum(len(one.targets) for one in packs)
     for one in packs:
         policy_loss(token_logprobs(model, one), one.old_logprobs, one.advantages, normalizer=count).backward()
-    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+    # Where no group has signal nothing was trained, and the gradient is 0.
+    return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().double()
+                      for p in model.parameters()])  # fmt: skip
 
 
 def gradient_noise(grader: Grader) -> dict:
@@ -84,11 +86,12 @@ def gradient_noise(grader: Grader) -> dict:
     width = max(2, round(statistics.fmean(sizes) / statistics.fmean(lengths)))
     flat_sampler = TreeSampler(model, tokenizer, width, 1, args.step_tokens * len(args.shape), max_rows=512)
     arms = {
-        "treerpo, bernoulli": (tree_sampler, "treerpo", "bernoulli"),
+        "treerpo, variance": (tree_sampler, "treerpo", "variance"),
+        "treerpo, deviation": (tree_sampler, "treerpo", "deviation"),
         "treerpo, none": (tree_sampler, "treerpo", "none"),
         "path_share, none": (tree_sampler, "path_share", "none"),
         "treerpo, group": (tree_sampler, "treerpo", "group"),
-        "grpo on trees, none": (tree_sampler, "grpo", "none"),
+        "outcome on trees, none": (tree_sampler, "outcome", "none"),
         f"grpo, {width} flat, none": (flat_sampler, "treerpo", "none"),
         f"grpo, {width} flat, group": (flat_sampler, "treerpo", "group"),
     }
@@ -100,7 +103,8 @@ def gradient_noise(grader: Grader) -> dict:
                 trees = sampler.sample(prompts, [draw * 1000 + i for i in range(len(prompts))])
                 grown[id(sampler)] = trees, rewards_of(trees, [row["answer"] for row in problems], grader)
             trees, rewards = grown[id(sampler)]
-            advantages = [ESTIMATORS[estimator](r, tree.parent, scale, 0.0) for tree, r in zip(trees, rewards)]
+            advantages = [ESTIMATORS[estimator](r, tree.parent, scale) for tree, r in zip(trees, rewards)]
+            advantages = [with_only_children(values, tree.parent) for tree, values in zip(trees, advantages)]
             gradients[name].append(gradient(trees, advantages))
             tokens[name].append(sum(len(t) for tree in trees for t in tree.tokens))
         print(f"draw {draw + 1} of {args.draws}", flush=True)
@@ -112,7 +116,8 @@ def gradient_noise(grader: Grader) -> dict:
         spread = ((stacked - mean) ** 2).sum(1).sum().item() / (len(values) - 1)
         signal = (mean @ mean).item() - spread / len(values)  # of the true mean: the sample mean's own noise taken off
         direction = torch.nn.functional.cosine_similarity(mean, exact, dim=0).item()
-        found[name] = {"relative_variance": spread / signal, "cosine_of_mean_to_path_share": direction}
+        relative = spread / signal if signal > 0 else None  # None: the noise hides the mean
+        found[name] = {"relative_variance": relative, "cosine_of_mean_to_path_share": direction}
         found[name]["sampled_tokens"] = statistics.fmean(tokens[name])
     return found
 
@@ -122,6 +127,7 @@ with Grader() as grader:
 for depth, row in errors.items():
     print(f"depth {depth}: rms error {row['rms_error']:.3f} of step rewards ({row['nodes']} nodes)")
 for name, row in noise.items():
-    print(f"{name:24} " + "  ".join(f"{key} {value:,.3f}" for key, value in row.items()))
-found = {"settings": vars(args), "step_reward_errors": errors, "gradient_noise": noise}
-write_results("credit-" + "-".join(map(str, args.shape)), found)
+    cells = (f"{key} {'-' if value is None else f'{value:,.3f}'}" for key, value in row.items())
+    print(f"{name:24} " + "  ".join(cells))
+found = {"settings": settings_of(args), "step_reward_errors": errors, "gradient_noise": noise}
+write_results(args.output_dir, "credit-" + "-".join(map(str, args.shape)), found)

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import ROOT, report
+from common import RESULTS, ROOT, report
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data_dir", type=Path)
@@ -23,6 +23,7 @@ parser.add_argument("--pairs", type=int, default=2048)
 parser.add_argument("--prompts", type=int, default=0, help="problems that the pairs are spread over; 0: one each")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--rival", help="for the processes that this script starts")
+parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
 args = parser.parse_args()
 args.model = f"math-{args.prompts}-prompts" if args.prompts else "math"
 

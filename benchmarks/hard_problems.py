@@ -6,6 +6,7 @@ Each problem is sampled 40 times; it is kept where at most one completion is rig
 """
 
 import json
+from pathlib import Path
 
 from common import ROOT, arguments, load
 from tqdm import trange
@@ -16,7 +17,9 @@ from reward import Grader
 from train_treerpo import sample_and_grade
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, samples=40, most_right=1, problems=1600)
+args = arguments(
+    __doc__, samples=40, most_right=1, problems=1600, output_file=str(ROOT / "data" / "arithmetic_hard.jsonl")
+)
 tokenizer, model = load(args.model)
 sampler = TreeSampler(model, tokenizer, args.samples, 1, 72, max_rows=640)
 problems = load_problems("arithmetic", "train")[: args.problems]
@@ -32,4 +35,4 @@ with Grader() as grader:
         right += [values.nansum().item() for values in rewards]
 kept = [row for row, count in zip(problems, right) if count <= args.most_right]
 print(f"{len(kept)} of {len(problems)} kept; pass@1 of all {sum(right) / len(problems) / args.samples:.3f}")
-(ROOT / "data" / "arithmetic_hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+Path(args.output_file).write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 
 import torch
-from common import arguments, device, load, write_results
+from common import arguments, device, load, settings_of, write_results
 
 from policy import pack, token_logprobs
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, step_tokens=8, prompt=32, max_rows=64, max_pack_tokens=512, leaves=0)
+args = arguments(
+    __doc__, step_tokens=8, prompt=32, max_rows=64, max_pack_tokens=512, sizes=[64, 256, 1024, 4096], leaves=0
+)
 WIDTHS = {64: [4, 4, 4], 256: [4, 8, 8], 1024: [8, 8, 16], 4096: [16, 16, 16]}
 
 
@@ -46,10 +48,11 @@ if args.leaves:
     print(json.dumps({**found, "training": peak()}))
 else:
     rows = []
-    for leaves in WIDTHS:
-        flags = [f"--{name}={value}" for name, value in vars(args).items() if name not in ("leaves", "repeats")]
+    handed_on = ("model", "step_tokens", "prompt", "max_rows", "max_pack_tokens")
+    for leaves in args.sizes:
+        flags = [f"--{name}={getattr(args, name)}" for name in handed_on]
         command = [sys.executable, __file__, *flags, f"--leaves={leaves}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print("  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items()), "MiB", flush=True)
-    write_results(f"memory-{Path(args.model).name}", {"settings": vars(args), "rows": rows})
+    write_results(args.output_dir, f"memory-{Path(args.model).name}", {"settings": settings_of(args), "rows": rows})
