@@ -24,7 +24,7 @@ from peft import PeftModel
 from tqdm import trange
 
 from checkpoint import write_whole
-from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
+from cli import ModelAndDataFlags, check_shared, device_dtype, flag, launched_processes, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, file_name, first_line, load_problems, template_for
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
@@ -260,7 +260,10 @@ def main() -> None:
             write_whole(output / name, text)
         print(f"{markdown}\nwritten to {output}/paper_table.md and paper_table.tex")
         return
-    check_least(flags, num_samples=0, max_new_tokens=1, num_shots=0, max_rows=1, grader_workers=1, seed=0)
+    check_shared(flags)
+    if flags.num_samples and flags.temperature == 0:
+        advice = "every sample would be the greedy completion; set --num_samples 0 or a temperature above 0"
+        raise BadInput(f"--temperature 0 with --num_samples {flags.num_samples}: {advice}")
     launched_processes()  # first, as Accelerator alone would not join processes without a GPU
     accelerator = Accelerator()
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}

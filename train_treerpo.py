@@ -16,6 +16,7 @@ GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same
 """
 
 import copy
+import importlib.util
 import logging
 import math
 import sys
@@ -40,7 +41,17 @@ import eval_math
 import plot_results
 from advantage import ESTIMATORS, SCALES, default_scale, step_rewards, with_only_children
 from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
-from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
+from cli import (
+    ModelAndDataFlags,
+    check_least,
+    check_shared,
+    device_dtype,
+    flag,
+    launched_processes,
+    load_model,
+    parse_flags,
+    run,
+)
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, short_name, template_for
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from policy import (
@@ -59,6 +70,10 @@ from tree_sampler import Tree, TreeSampler
 
 logger = logging.getLogger(__name__)
 
+# The schedules of transformers that need no settings of their own and no score of a validation set.
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+)  # fmt: skip
 # Values of flags that once were, and what to write instead.
 RETIRED_VALUES = {
     ("scale_rewards", "bernoulli"): "bernoulli is called deviation now; the paper's scale is variance, its square",
@@ -81,7 +96,7 @@ class Flags(ModelAndDataFlags):
     max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
     # The tree
     branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2; 1 goes on")
-    depth: int = flag(3, "steps from the prompt to a leaf, D; the number of widths where branching has several")
+    depth: int | None = flag(None, "steps from the prompt to a leaf, D; default 3, or as many as branching has widths")
     step_tokens: int = flag(384, "most new tokens in a step, L_step")
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
@@ -101,10 +116,10 @@ class Flags(ModelAndDataFlags):
     num_iterations: int = flag(1, "passes over each batch of trees")
     num_minibatches: int = flag(1, "optimizer steps in a pass, each on a part of the trees; the paper: 2")
     learning_rate: float = flag(1e-5, "peak learning rate")
-    lr_scheduler_type: str = flag("constant_with_warmup", "a schedule of transformers, e.g. linear or cosine")
+    lr_scheduler_type: Literal[SCHEDULES] = flag("constant_with_warmup", "the schedule, as in transformers")
     warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
     weight_decay: float = flag(0.0, "of AdamW")
-    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0 is off")
     max_bad_updates: int = flag(5, "updates in a row whose gradient is not finite, after which the run stops")
     loss_type: Literal[LOSS_TYPES] = flag("dapo", "mean over tokens (dapo), over steps (grpo), or by a constant")
     epsilon: float = flag(0.2, "clip range of the probability ratio")
@@ -131,20 +146,33 @@ class Flags(ModelAndDataFlags):
 def check_flags(flags: Flags, processes: int) -> None:
     """Raises BadInput for values that no run can have; also fills in what other flags decide: branching, depth,
     max_new_tokens and scale_rewards."""
-    if len(flags.branching) > 1:
-        flags.depth = len(flags.branching)
-    else:
-        flags.branching = flags.branching * max(flags.depth, 1)
+    check_shared(flags)
+    check_least(
+        flags, branching=1, depth=1, step_tokens=1, top_k=0, max_prompt_length=1, prompts_per_step=1, max_steps=1,
+        max_bad_updates=1, num_iterations=1, num_minibatches=1, warmup_steps=0, beta=0, entropy_coef=0, epsilon=0,
+        epsilon_high=0, prune_threshold=0, grade_noise=0, lora_r=1, lora_alpha=1, lora_dropout=0, logging_steps=0,
+        save_steps=0, eval_steps=0, save_total_limit=1, weight_decay=0, max_grad_norm=0,
+    )  # fmt: skip
+    widths = " ".join(map(str, flags.branching))
+    if len(flags.branching) > 1 and flags.depth not in (None, len(flags.branching)):
+        advice = (
+            f"--branching {widths} has {len(flags.branching)} widths; leave --depth out, or give one width for each"
+        )
+        raise BadInput(f"--depth {flags.depth}: {advice}")
+    flags.depth = flags.depth or (len(flags.branching) if len(flags.branching) > 1 else 3)
+    flags.branching = flags.branching if len(flags.branching) > 1 else flags.branching * flags.depth
     flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
     flags.scale_rewards = flags.scale_rewards or default_scale(flags.advantage)
-    check_least(
-        flags, branching=1, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
-        max_steps=1, max_bad_updates=1, num_iterations=1, num_minibatches=1, warmup_steps=0, beta=0, entropy_coef=0,
-        epsilon=0, prune_threshold=0, seed=0, grade_noise=0, lora_r=1, logging_steps=0, save_steps=0, eval_steps=0,
-        save_total_limit=1, grader_workers=1, num_samples=0, max_new_tokens=1, num_shots=0,
-    )  # fmt: skip
-    if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
-        raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
+    for name in ("temperature", "learning_rate"):
+        if not getattr(flags, name) > 0:
+            raise BadInput(f"--{name} {getattr(flags, name)}: must be above 0")
+    if flags.grade_noise > 1:
+        raise BadInput(f"--grade_noise {flags.grade_noise}: a share of grades, so at most 1")
+    if flags.lora_dropout >= 1:
+        raise BadInput(f"--lora_dropout {flags.lora_dropout}: must be below 1")
+    if flags.prune_threshold >= 1:
+        raise BadInput(f"--prune_threshold {flags.prune_threshold}: no group has rewards so far apart; must be below 1")
+    check_tracker(flags.report_to)
     if flags.branching[0] < 2:
         raise BadInput("--branching 1: steps without siblings have no advantage; the first depth needs at least 2")
     if flags.prompts_per_step % processes:
@@ -158,6 +186,13 @@ def check_flags(flags: Flags, processes: int) -> None:
     if flags.max_pack_tokens < longest:
         path = f"a path can take max_prompt_length + depth * step_tokens = {longest} tokens"
         raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: {path}; raise it, or lower one of these")
+
+
+def check_tracker(name: str) -> None:
+    """Raises BadInput for a tracker that is not installed; accelerate would say nothing and track nothing."""
+    packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}.get(name, ())
+    if packages and not any(importlib.util.find_spec(package) for package in packages):
+        raise BadInput(f"--report_to {name}: it is not installed; pip install {name}, or leave the flag out")
 
 
 # --- The four phases ---
@@ -341,7 +376,7 @@ def update_policy(
             if accelerator.num_processes > 1:
                 for p in parameters:  # a process whose groups were all pruned has none to add
                     p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
-            norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm or math.inf)
             if not norm.isfinite():  # of the sum over processes: all of them skip it, and what follows it
                 return {"trained_tokens": tokens, "bad_update": True}
             optimizer.step()

@@ -47,7 +47,7 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "1", "--lora_r", "4"])
     run_ablations.main()
     printed = capsys.readouterr()
-    assert "failed: broken, seed 0: error: --temperature and --learning_rate must be above 0" in printed.err
+    assert "failed: broken, seed 0: error: --learning_rate -1.0: must be above 0" in printed.err
     folder, runs = tmp_path / "results" / "ablations" / "small", tmp_path / "results" / "ablations" / "runs"
     table = (folder / "table.md").read_text()
     assert "| tree | 1 |" in table and "| same tree | 1 |" in table and "| flat | 1 |" in table
