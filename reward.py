@@ -301,8 +301,10 @@ class Grader:
         worker, replies = self.idle.get(), []
         try:
             worker = worker or self._start()
-            # A worker that dies may have been killed from outside: the pair is tried again, so that it loses no grade.
-            while not replies or (replies[-1] == "died" and len(replies) < 3):
+            enough = time.monotonic() + self.timeout
+            # A worker that dies may have been killed from outside: so that it loses no grade, the pair is tried again,
+            # twice at least, and until all its tries together have taken as long as a time-out.
+            while not replies or (replies[-1] == "died" and (len(replies) < 3 or time.monotonic() < enough)):
                 try:
                     worker.pipe.send_bytes(json.dumps(pair).encode())
                     replies.append(self._reply(worker.pipe, self.timeout))

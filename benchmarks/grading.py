@@ -50,10 +50,11 @@ HANGING = [
     "(x+" * 40 + "1" + ")^3" * 40, r"\ln(1+" * 30 + "x" + ")" * 30, r"\frac{x}{1+" * 18 + "x" + "}" * 18,
 ]  # fmt: skip
 CHEAP = [
-    "3!!!!!", "3^{3}^{3}^{3}", "1.5^{1000000}", "0.1^{9999999}", "2^{100000}", "20000!", "x^{99999999}", "2^{x^{2^{x}}}",
-    "9" * 99 + "^{2}", r"\sin(10^{100})", r"\frac{1}{0}", "0^{-1}", r"\log_{0} 5", r"\lim_{x\to 0} \frac{\sin x}{x}",
-    r"\int\int\int x", r"\frac{\frac{\frac{1}{2}}{3}}{x}", r"\undefined{x}+1", "x+", "+*/", "x^", r"\sqrt", "((x)",
-    "1" + "+1" * 70, "x" + "+x" * 60, r"\sin^{-1}(2)", "9" * 290 + ".5x", "__import__('os')+1", r"\text{rm} -rf",
+    "3!!!!!", "3^{3}^{3}^{3}", "1.5^{1000000}", "0.1^{9999999}", "2^{100000}", "20000!", "x^{99999999}",
+    "2^{x^{2^{x}}}", "9" * 99 + "^{2}", r"\sin(10^{100})", r"\frac{1}{0}", "0^{-1}", r"\log_{0} 5", r"\sin^{-1}(2)",
+    r"\lim_{x\to 0} \frac{\sin x}{x}", r"\int\int\int x", r"\frac{\frac{\frac{1}{2}}{3}}{x}", r"\undefined{x}+1",
+    "1" + "+1" * 70, "x" + "+x" * 60, "9" * 290 + ".5x", "x+", "+*/", "x^", r"\sqrt", "((x)",
+    "__import__('os')+1", r"\text{rm} -rf",
 ]  # fmt: skip
 GOLDS = [r"\frac{\pi}{7}", r"3\sqrt{2}", "x^2+1", r"\frac{x}{y}"]
 
@@ -81,7 +82,7 @@ def hostile(rounds: int) -> None:
             beyond.append(time.perf_counter() - start - grader.timeout)
     print(f"{len(pairs)} pairs, of which {len(HANGING)} hang; time-outs: {[count['timeouts'] for count in counts]}")
     print(f"beyond the limit of a pair: median {statistics.median(beyond):.3f} s, longest {max(beyond):.3f} s")
-    more = {"pairs": len(pairs), "hanging": len(HANGING), "counts": counts, "seconds beyond the limit of a pair": beyond}
+    more = {"hanging": len(HANGING), "counts": counts, "seconds beyond the limit of a pair": beyond}
     report("grading", args, {"2 workers": seconds}, "2 workers", more)
 
 
