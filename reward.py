@@ -298,18 +298,19 @@ class Grader:
 
     def _ask(self, pair: tuple[str, str]) -> list[str]:
         """Replies: right, wrong, unparsable, timeouts, kills (the memory limit), or died."""
-        worker, replies = self.idle.get(), []
+        worker, replies, spent = self.idle.get(), [], 0.0
         try:
             worker = worker or self._start()
-            enough = time.monotonic() + self.timeout
             # A worker that dies may have been killed from outside: so that it loses no grade, the pair is tried again,
-            # twice at least, and until all its tries together have taken as long as a time-out.
-            while not replies or (replies[-1] == "died" and (len(replies) < 3 or time.monotonic() < enough)):
+            # twice at least, and until its tries have taken as long as a time-out.
+            while not replies or (replies[-1] == "died" and (len(replies) < 3 or spent < self.timeout)):
+                start = time.monotonic()
                 try:
                     worker.pipe.send_bytes(json.dumps(pair).encode())
                     replies.append(self._reply(worker.pipe, self.timeout))
                 except OSError:
                     replies.append("died")
+                spent += time.monotonic() - start
                 if replies[-1] in ("timeouts", "kills", "died"):
                     ended, worker = worker, None
                     ended.pipe.close()
