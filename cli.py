@@ -151,8 +151,8 @@ def check_shared(flags) -> None:
     )  # fmt: skip
     if not 0 < flags.top_p <= 1:
         raise BadInput(f"--top_p {flags.top_p}: must be above 0 and at most 1, which is off")
-    if flags.grader_timeout <= 0:
-        raise BadInput(f"--grader_timeout {flags.grader_timeout}: must be above 0 seconds")
+    if not 0 < flags.grader_timeout <= 86400:
+        raise BadInput(f"--grader_timeout {flags.grader_timeout}: must be above 0 and at most 86400 seconds")
     if flags.num_shots > 4:
         raise BadInput(f"--num_shots {flags.num_shots}: there are 4 worked examples")
     if flags.seed >= 2**32:  # numpy takes no larger one

@@ -26,7 +26,7 @@ from common import RESULTS, ROOT, report
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data_dir", type=Path, nargs="?")
 parser.add_argument("--hostile", action="store_true", help="the hostile batch; needs no data")
-parser.add_argument("--pairs", type=int, default=2048)
+parser.add_argument("--pairs", type=int, default=2048, help="at most; the hostile batch has 140")
 parser.add_argument("--prompts", type=int, default=0, help="problems that the pairs are spread over; 0: one each")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--rival", help="for the processes that this script starts")
@@ -60,12 +60,14 @@ CHEAP = [
 GOLDS = [r"\frac{\pi}{7}", r"3\sqrt{2}", "x^2+1", r"\frac{x}{y}"]
 
 
-def hostile(rounds: int) -> None:
+def hostile(rounds: int, most: int) -> None:
+    """The hostile batch, or its first pairs where `most` is less; one in five of them hangs."""
     from reward import Grader
 
     args.model = "hostile"  # names the file of the results
-    pairs = [(text, GOLDS[i % len(GOLDS)]) for i, text in enumerate(HANGING)]
-    pairs += [(text, gold) for text in CHEAP for gold in GOLDS]
+    hanging = HANGING[: most // 5]
+    pairs = [(text, GOLDS[i % len(GOLDS)]) for i, text in enumerate(hanging)]
+    pairs += [(text, gold) for text in CHEAP for gold in GOLDS][: most - len(hanging)]
     random.Random(0).shuffle(pairs)
     texts, golds = zip(*((rf"So it is \boxed{{{text}}}.", gold) for text, gold in pairs))
     seconds, counts, beyond = [], [], []
@@ -77,18 +79,18 @@ def hostile(rounds: int) -> None:
             counts.append(dict(grader.stats))
     with Grader(workers=1, timeout=1.0) as grader:
         grader.grade_batch([r"\boxed{\sqrt{8}}"], [r"2\sqrt{2}"])  # the worker is up
-        for text in HANGING:
+        for text in hanging:
             start = time.perf_counter()
             grader.grade_batch([rf"\boxed{{{text}}}"], GOLDS[:1])
             beyond.append(time.perf_counter() - start - grader.timeout)
-    print(f"{len(pairs)} pairs, of which {len(HANGING)} hang; time-outs: {[count['timeouts'] for count in counts]}")
+    print(f"{len(pairs)} pairs, of which {len(hanging)} hang; time-outs: {[count['timeouts'] for count in counts]}")
     print(f"beyond the limit of a pair: median {statistics.median(beyond):.3f} s, longest {max(beyond):.3f} s")
-    more = {"hanging": len(HANGING), "counts": counts, "seconds beyond the limit of a pair": beyond}
+    more = {"hanging": len(hanging), "counts": counts, "seconds beyond the limit of a pair": beyond}
     report("grading", args, {"2 workers": seconds}, "2 workers", more)
 
 
 if args.hostile:
-    hostile(args.repeats)
+    hostile(args.repeats, args.pairs)
     sys.exit()
 
 args.model = f"math-{args.prompts}-prompts" if args.prompts else "math"
