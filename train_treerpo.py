@@ -42,7 +42,7 @@ from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_s
 from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, template_for
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
-from policy import LOSS_TYPES, Pack, check_model, pack, policy_loss, token_logprobs
+from policy import LOSS_TYPES, Pack, check_model, check_sampler, checkpoint_layers, pack, policy_loss, token_logprobs
 from reward import Grader
 from sharding import FSDP, shard, whole_weights
 from tree_sampler import Tree, TreeSampler
@@ -158,7 +158,7 @@ def sample_and_grade(sampler: TreeSampler, prompts: list[list[int]], seeds: list
     with timed(seconds, "sample"):
         for i, tree in sampler.stream(prompts, seeds):
             leaves = tree.leaves()
-            texts = [to_text(tree.completion_ids(leaf)) for leaf in leaves]
+            texts = [to_text(tree.text_ids(leaf)) for leaf in leaves]
             trees[i], grades[i] = tree, (leaves, grader.submit(texts, [answers[i]] * len(texts)))
     with timed(seconds, "grade"):
         rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
@@ -298,8 +298,9 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
             model = get_peft_model(model, lora)
         model.to(accelerator.device)
         if flags.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            checkpoint_layers(model)
         check_model(model)
+        check_sampler(model, tokenizer, trains=True)
         delimiter = flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n")
         sampler = TreeSampler(model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature,
                               flags.top_p, flags.top_k, flags.max_rows, delimiter)  # fmt: skip
@@ -326,6 +327,13 @@ def main() -> None:
     problems, prompts = load_prompts(flags, tokenizer, template)
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks if flags.eval_steps}
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
+    try:
+        sampler.check_prompts(prompts)
+    except ValueError as error:
+        length = f"--depth {flags.depth} and --step_tokens {flags.step_tokens}"
+        raise BadInput(f"--model_name_or_path {flags.model_name_or_path} with {length}: {error}") from error
+    if flags.eval_steps:
+        eval_math.check_benchmarks(model, tokenizer, benchmarks, flags)
     if accelerator.is_main_process:
         print(budget.describe(flags, model, max(map(len, prompts)), accelerator.num_processes, accelerator.device))
     if flags.dry_run:
@@ -411,6 +419,8 @@ def main() -> None:
     accelerator.end_training()
     if accelerator.is_main_process:
         model.save_pretrained(output / ("adapter" if flags.use_peft else "model"))
+        if not flags.use_peft:  # an adapter is used with its base, which has one
+            tokenizer.save_pretrained(output / "model")
         print_summary(output, flags, grader)
 
 
