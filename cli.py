@@ -17,7 +17,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from data.problems import BadInput
@@ -177,24 +177,33 @@ def load_model(flags, dtype: torch.dtype):
         "attn_implementation": flags.attn_implementation, "use_safetensors": True, "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }  # fmt: skip
-    part = "its tokenizer can't be loaded"
+    part = "config"
     try:
+        AutoConfig.from_pretrained(name, trust_remote_code=trust)
+        part = "tokenizer"
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-        part = "can't be loaded as a causal LM"
+        if not {*tokenizer.encode("1 + 2 = 3")} - {*tokenizer.all_special_ids}:  # made without files, and not a word
+            raise ValueError("it knows no text; copy tokenizer.json and tokenizer_config.json of its base there")
+        part = "weights"
         model, loaded = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust, **settings)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever transformers, safetensors and tokenizers make of files and settings
-        raise BadInput(f"{where}: {part} ({one_line(error)})") from error
+        raise BadInput(f"{where}: can't be loaded as a causal LM ({part}: {one_line(error)})") from error
     _check_weights(where, loaded)
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{where}: its tokenizer has no end token (eos_token)")
+    if tokenizer.eos_token_id >= (size := model.config.get_text_config().vocab_size):  # or a default of its class
+        end = f"{tokenizer.eos_token} ({tokenizer.eos_token_id})"
+        raise BadInput(f"{where}: the end token {end} of its tokenizer is not one of the model's {size} tokens; "
+                       "is tokenizer_config.json missing, or of another model?")  # fmt: skip
     return tokenizer, model
 
 
 def one_line(error: Exception) -> str:
-    """All that an error says as one line: the first line of a library's error is often a mere heading."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What an error says as one line: the first line of a library's error is often a mere heading."""
+    text = " ".join(str(error).split()).split(" Model type should be one of")[0]  # a list of some hundred names
+    return text[:400] or type(error).__name__
 
 
 def damaged_file(folder: Path) -> str | None:
@@ -213,18 +222,18 @@ def damaged_file(folder: Path) -> str | None:
             if start.startswith(b"version https://git-lfs"):
                 return f"{path.name} is a Git LFS pointer and not the file itself; fetch it with: git lfs pull"
             if not start.strip():
-                return f"{path.name} is empty; copy or download it again"
-            content = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else None
+                raise ValueError("it is empty")
+            content = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else {}
+            if not isinstance(content, dict):
+                raise ValueError("it must hold a JSON object")
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt"):
                     pass
+            shards = set(content["weight_map"].values()) if path.name.endswith(".index.json") else set()
         except Exception as error:  # OSError, or whatever json and safetensors make of it
             return f"{path.name} is damaged ({one_line(error)}); copy or download it again"
-        if path.suffix == ".json" and not isinstance(content, dict):
-            return f"{path.name} must hold a JSON object"
-        shards = sorted(set(content.get("weight_map", {}).values())) if path.name.endswith(".index.json") else []
-        if absent := [shard for shard in shards if not (folder / shard).exists()]:
-            return f"{absent[0]} is missing, one of {len(absent)} missing files that {path.name} names"
+        if absent := sorted(shard for shard in shards if not (folder / shard).exists()):
+            return f"{_some(absent)} missing, of the {len(shards)} files that {path.name} names"
     return None
 
 

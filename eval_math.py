@@ -10,6 +10,7 @@ tokenizer has a chat template. Under `accelerate launch` the problems are spread
 """
 
 import json
+import logging
 import math
 import re
 import statistics
@@ -41,6 +42,8 @@ from data.problems import BadInput, completion_text, encode_prompt, first_line, 
 from policy import check_sampler
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -132,6 +135,8 @@ def load_adapter(model, folder: str) -> PeftModel:
     """
     if damage := damaged_file(Path(folder)):
         raise BadInput(f"--adapter {folder}: {damage}")
+    if Path(folder).is_dir() and not list(Path(folder).glob("adapter_model.*")):
+        raise BadInput(f"--adapter {folder}: holds no adapter_model.safetensors")
     try:
         config = PeftConfig.from_pretrained(folder)
         if config.is_prompt_learning:
@@ -150,6 +155,9 @@ def load_adapter(model, folder: str) -> PeftModel:
     if result.missing_keys:
         number, first = len(result.missing_keys), result.missing_keys[0]
         raise BadInput(f"--adapter {folder}: it lacks {number} tensors for this model, such as {first}")
+    base = config.base_model_name_or_path
+    if base and Path(base).name != Path(model.get_base_model().name_or_path).name:  # the same model may have moved
+        logger.warning("--adapter %s: it was trained on %s, another model by name", folder, base)
     return model
 
 

@@ -409,7 +409,7 @@ def main() -> None:
             if stopping or (flags.save_steps and (update % flags.save_steps == 0 or last)):  # before evaluating
                 states = gather_object([random_states()])
                 if accelerator.is_main_process:
-                    save_checkpoint(output, update, model, optimizer, scheduler, flags, states)
+                    save_checkpoint(output, update, model, tokenizer, optimizer, scheduler, flags, states)
             if stopping:
                 accelerator.wait_for_everyone()  # a launcher ends the others as soon as one leaves
                 stop.leave(f"update {update} is saved; go on by the same command with --output_dir {output} "
@@ -419,7 +419,7 @@ def main() -> None:
     accelerator.end_training()
     if accelerator.is_main_process:
         model.save_pretrained(output / ("adapter" if flags.use_peft else "model"))
-        if not flags.use_peft:  # an adapter is used with its base, which has one
+        if not flags.use_peft:  # an adapter is used with its base's
             tokenizer.save_pretrained(output / "model")
         print_summary(output, flags, grader)
 

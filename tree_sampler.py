@@ -8,6 +8,7 @@ prompt and its seed, and slices, neighbours and processes do not change it (up t
 
 import logging
 import math
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,16 +230,17 @@ class TreeSampler:
         Raises:
             ValueError: a token without an embedding, or more positions than the model has.
         """
-        embeddings = self.causal.get_input_embeddings().num_embeddings
-        if (largest := max(map(max, prompts), default=0)) >= embeddings:
+        known = self.causal.config.get_text_config().vocab_size
+        if (largest := max(map(max, prompts), default=0)) >= known:
             token = self.tokenizer.convert_ids_to_tokens(largest)
-            name = f"token {largest} ({token}), but the model has embeddings for {embeddings} tokens"
+            name = f"token {largest} ({token}), but the model knows {known} tokens"
             raise ValueError(f"a prompt holds {name}: tokenizer and model do not belong together")
         prompt, new = max(map(len, prompts), default=0), len(self.widths) * self.step_tokens
         limit = positions(self.causal)
         if limit and not rotary(self.causal) and prompt + new - 1 > limit:  # the last token is not forwarded
             name = f"{self.causal.config.model_type} has positions for {limit} tokens"
-            raise ValueError(f"{name}, but a prompt of {prompt} and {new} new ones need {prompt + new - 1}")
+            need = f"a prompt of {prompt} and {new} new ones need {prompt + new - 1}"
+            raise ValueError(f"{name}, but {need}; lower the number of new tokens, or leave out long prompts")
         settle_rope(self.causal, prompt + new)
 
     def sample(self, prompts: list[list[int]], seeds: list[int]) -> list[Tree]:
@@ -423,12 +425,14 @@ def stop_ids(model, tokenizer) -> list[int]:
 def end_of_turn(tokenizer) -> list[int]:
     """The tokens that end an assistant's turn in the tokenizer's chat templates, one a template at most.
 
-    It is the first added token after the assistant's text, as the template renders it. Of an end that is written in
-    ordinary tokens nothing is taken: these are text as well.
+    It is the first special token after the assistant's text, as the template renders it, or a token such as <|end|>
+    that was added as an ordinary one. Of an end that is written in several tokens nothing is taken: they are text too.
     """
     templates = tokenizer.chat_template or {}
     templates = templates if isinstance(templates, dict) else {"default": templates}
-    markers = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    added = tokenizer.added_tokens_decoder.items()
+    markers = {id for id, token in added if token.special or re.fullmatch(r"<.+>|\[.+\]", token.content.strip())}
+    markers.update(tokenizer.all_special_ids)
     found = []
     for template in templates.values():
         for after in _after_answer(tokenizer, template):
