@@ -228,8 +228,10 @@ class TreeSampler:
         Rotary frequencies that depend on the length of a sequence are settled for the longest path (`settle_rope`).
 
         Raises:
-            ValueError: a token without an embedding, or more positions than the model has.
+            ValueError: a prompt without tokens, a token without an embedding, or more positions than the model has.
         """
+        if not all(map(len, prompts)):
+            raise ValueError("a prompt holds no token: every prompt needs at least one token")
         known = self.causal.config.get_text_config().vocab_size
         if (largest := max(map(max, prompts), default=0)) >= known:
             token = self.tokenizer.convert_ids_to_tokens(largest)
@@ -254,8 +256,8 @@ class TreeSampler:
     @torch.no_grad()
     def stream(self, prompts: list[list[int]], seeds: list[int]) -> Iterator[tuple[int, Tree]]:
         """Yields each tree with its prompt's index as soon as it is whole, so that others grow while it is graded."""
-        if len(prompts) != len(seeds) or not all(map(len, prompts)):
-            raise ValueError("sample needs one seed a prompt, and at least one token in each prompt")
+        if len(prompts) != len(seeds):
+            raise ValueError("sample needs one seed a prompt")
         self.check_prompts(prompts)
         training = self.model.training
         self.model.eval()  # dropout off; gradient checkpointing, which forbids a cache, too
@@ -327,11 +329,9 @@ class TreeSampler:
             input_ids = torch.tensor(padded, device=self.model.device)  # [prompts, width], padded on the left
             mask = _mask([node.length - 1 for node in roots], width, self.model.device)
             places = (mask.cumsum(-1) - 1).clamp(min=0)
-            # use_cache, as a config may say otherwise
-            self.model(
-                input_ids, attention_mask=mask, position_ids=places, past_key_values=cache, logits_to_keep=1,
-                use_cache=True,
-            )  # fmt: skip
+            # A model's config may turn the cache off.
+            kept = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            self.model(input_ids, attention_mask=mask, position_ids=places, **kept)
         for row, node in enumerate(roots):
             node.cache, node.row = cache, row
         return roots
@@ -500,7 +500,7 @@ def settle_rope(causal, longest: int) -> None:
             original = settings.get("original_max_position_embeddings") if kind == "longrope" else None
             if longest <= (original or module.config.max_position_embeddings):
                 continue
-            logger.warning("%s rotary frequencies are those of %d tokens at every length", kind, longest)
+            logger.warning("%s: rotary frequencies are kept at those for paths of %d tokens", kind, longest)
             device = next(causal.parameters()).device
             place = torch.tensor([[longest - 1]], device=device)
             # transformers itself changes the frequencies in this call, and no more once the kind has another name.
