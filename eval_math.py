@@ -11,23 +11,39 @@ tokenizer has a chat template. Under `accelerate launch` the problems are spread
 """
 
 import json
+import logging
 import math
 import statistics
 import sys
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from tqdm import trange
 
 from checkpoint import write_whole
-from cli import ModelAndDataFlags, check_shared, device_dtype, flag, launched_processes, load_model, parse_flags, run
+from cli import (
+    ModelAndDataFlags,
+    check_shared,
+    damaged_file,
+    device_dtype,
+    flag,
+    launched_processes,
+    load_model,
+    one_line,
+    parse_flags,
+    run,
+)
 from data.problems import BadInput, completion_text, encode_prompt, file_name, first_line, load_problems, template_for
+from policy import check_sampler
 from reward import Grader, extract_answer
 from tree_sampler import TreeSampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,6 +107,60 @@ def summarise(rows: list[dict]) -> dict:
     return scores
 
 
+def encode_problems(tokenizer, name: str, problems: list[dict], flags) -> tuple[str | None, list[list[int]]]:
+    """The prompt template that goes with a benchmark, if any, and the token ids of its prompts."""
+    template = template_for(name, flags.prompt_template)
+    return template, [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+
+
+def check_benchmarks(model, tokenizer, benchmarks: dict[str, list[dict]], flags) -> None:
+    """Finds out before any work whether the model can take every prompt and the longest completion.
+
+    Raises:
+        BadInput: it can't.
+    """
+    prompts = [ids for name, rows in benchmarks.items() for ids in encode_problems(tokenizer, name, rows, flags)[1]]
+    try:
+        TreeSampler(model, tokenizer, 1, 1, flags.max_new_tokens).check_prompts(prompts)
+    except ValueError as error:
+        where = f"--model_name_or_path {flags.model_name_or_path} with --max_new_tokens {flags.max_new_tokens}"
+        raise BadInput(f"{where}: {error}") from error
+
+
+def load_adapter(model, folder: str) -> PeftModel:
+    """The model under the adapter in `folder`.
+
+    Raises:
+        BadInput: missing or damaged files, tensors for another model, or a kind of adapter that can't be sampled.
+    """
+    if damage := damaged_file(Path(folder)):
+        raise BadInput(f"--adapter {folder}: {damage}")
+    if Path(folder).is_dir() and not list(Path(folder).glob("adapter_model.*")):
+        raise BadInput(f"--adapter {folder}: holds no adapter_model.safetensors")
+    try:
+        config = PeftConfig.from_pretrained(folder)
+        if config.is_prompt_learning:
+            raise ValueError(f"{config.peft_type.value} adapters put tokens before the prompt; only others are sampled")
+        if config.task_type not in (None, "CAUSAL_LM"):
+            raise ValueError(f"an adapter for {config.task_type}, not for CAUSAL_LM")
+        with warnings.catch_warnings(action="ignore"):
+            model = PeftModel.from_pretrained(model, folder)
+            result = model.load_adapter(folder, "default")  # which says what PEFT leaves out without an error
+    except Exception as error:  # whatever peft, torch and safetensors make of it
+        raise BadInput(f"--adapter {folder}: can't be loaded ({one_line(error)})") from error
+    if result.unexpected_keys:
+        number, first = len(result.unexpected_keys), result.unexpected_keys[0]
+        raise BadInput(f"--adapter {folder}: {number} of its tensors have no place in the model, such as {first}; "
+                       "is it of another base model?")  # fmt: skip
+    if result.missing_keys:
+        number, first = len(result.missing_keys), result.missing_keys[0]
+        raise BadInput(f"--adapter {folder}: it lacks {number} tensors for this model, such as {first}")
+    base = config.base_model_name_or_path
+    if base and Path(base).name != Path(model.get_base_model().name_or_path).name:  # the same model may have moved
+        logger.warning("--adapter %s: it was trained on %s, another model by name", folder, base)
+    return model
+
+
 def evaluate(model, tokenizer, benchmarks: dict[str, list[dict]], *rest) -> dict[str, dict]:
     """The scores of each benchmark, given by its problems; `rest` is that of `evaluate_one`."""
     return {name: evaluate_one(model, tokenizer, name, problems, *rest) for name, problems in benchmarks.items()}
@@ -104,8 +174,7 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
     Returns:
         The scores (`summarise`), the same on every process.
     """
-    template = template_for(name, flags.prompt_template)
-    prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+    template, prompts = encode_problems(tokenizer, name, problems, flags)
     mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
     rows = []
     for width, temperature in ((1, 0.0), (flags.num_samples, flags.temperature))[: 1 + (flags.num_samples > 0)]:
@@ -117,7 +186,7 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
             chosen = mine[start : start + share]
             trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
-            ids = [tree.completion_ids(leaf) for _, tree, leaf in leaves]
+            ids = [tree.text_ids(leaf) for _, tree, leaf in leaves]
             texts = [completion_text(tokenizer, one, template, flags.num_shots) for one in ids]
             grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
             for (i, tree, leaf), text, value in zip(leaves, texts, grades):
@@ -269,11 +338,13 @@ def main() -> None:
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
     tokenizer, model = load_model(flags, device_dtype(flags.bf16, accelerator.device))
     if flags.adapter:
-        try:
-            model = PeftModel.from_pretrained(model, flags.adapter)
-        except (OSError, ValueError, RuntimeError) as error:  # missing files, another base model's shapes
-            raise BadInput(f"--adapter {flags.adapter}: can't be loaded ({first_line(error)})") from error
+        model = load_adapter(model, flags.adapter)
     model.to(accelerator.device)
+    try:
+        check_sampler(model, tokenizer, trains=False)
+    except ValueError as error:
+        raise BadInput(f"--model_name_or_path {flags.model_name_or_path}: {error}") from error
+    check_benchmarks(model, tokenizer, benchmarks, flags)
     output = Path(flags.output_dir or f"results/eval-{Path(flags.adapter or flags.model_name_or_path).name}")
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:
         scores = evaluate(model, tokenizer, benchmarks, grader, accelerator, flags, output)

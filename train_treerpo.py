@@ -58,6 +58,8 @@ from policy import (
     LOSS_TYPES,
     Pack,
     check_model,
+    check_sampler,
+    checkpoint_layers,
     pack,
     policy_loss,
     split_trees,
@@ -66,7 +68,7 @@ from policy import (
 )
 from reward import Grader
 from sharding import FSDP, shard, whole_weights
-from tree_sampler import Tree, TreeSampler
+from tree_sampler import Tree, TreeSampler, settle_rope
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +222,7 @@ def sample_and_grade(sampler: TreeSampler, prompts: list[list[int]], seeds: list
     with timed(seconds, "sample"):
         for i, tree in sampler.stream(prompts, seeds):
             leaves = tree.leaves()
-            texts = [to_text(tree.completion_ids(leaf)) for leaf in leaves]
+            texts = [to_text(tree.text_ids(leaf)) for leaf in leaves]
             trees[i], grades[i] = tree, (leaves, grader.submit(texts, [answers[i]] * len(texts)))
     with timed(seconds, "grade"):
         rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
@@ -438,8 +440,9 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
             model = get_peft_model(model, lora)
         model.to(accelerator.device)
         if flags.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            checkpoint_layers(model)
         check_model(model)
+        check_sampler(model, tokenizer, trains=True)
         delimiter = flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n")
         sampler = TreeSampler(model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature,
                               flags.top_p, flags.top_k, flags.max_rows, delimiter)  # fmt: skip
@@ -467,6 +470,15 @@ def main() -> None:
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks if flags.eval_steps}
     reference = frozen_copy(model, dtype).to(accelerator.device) if flags.beta and not flags.use_peft else None
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
+    try:
+        sampler.check_prompts(prompts)
+    except ValueError as error:
+        length = f"--depth {flags.depth} and --step_tokens {flags.step_tokens}"
+        raise BadInput(f"--model_name_or_path {flags.model_name_or_path} with {length}: {error}") from error
+    if reference is not None:
+        settle_rope(reference, max(map(len, prompts)) + flags.depth * flags.step_tokens)
+    if flags.eval_steps:
+        eval_math.check_benchmarks(model, tokenizer, benchmarks, flags)
     if accelerator.is_main_process:
         longest = max(map(len, prompts))
         print(budget.describe(flags, model, longest, accelerator.num_processes, accelerator.device, dtype))
@@ -543,7 +555,7 @@ def main() -> None:
             if stopping or (flags.save_steps and (update % flags.save_steps == 0 or last)):  # before evaluating
                 states = gather_object([random_states()])
                 if accelerator.is_main_process:
-                    save_checkpoint(output, update, model, optimizer, scheduler, flags, states)
+                    save_checkpoint(output, update, model, tokenizer, optimizer, scheduler, flags, states)
             if stopping:
                 accelerator.wait_for_everyone()  # a launcher ends the others as soon as one leaves
                 stop.leave(f"update {update} is saved; go on by the same command with --output_dir {output} "
@@ -553,6 +565,8 @@ def main() -> None:
     accelerator.end_training()
     if accelerator.is_main_process:
         model.save_pretrained(output / ("adapter" if flags.use_peft else "model"))
+        if not flags.use_peft:  # an adapter is used with its base's
+            tokenizer.save_pretrained(output / "model")
         print_summary(output, flags, grader)
 
 
