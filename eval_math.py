@@ -20,28 +20,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from peft import PeftConfig, PeftModel
-from tqdm import trange
-
-from checkpoint import write_whole
-from cli import (
-    ModelAndDataFlags,
-    check_shared,
-    damaged_file,
-    device_dtype,
-    flag,
-    launched_processes,
-    load_model,
-    one_line,
-    parse_flags,
-    run,
-)
+from cli import ModelAndDataFlags, check_shared, flag, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, file_name, first_line, load_problems, template_for
-from policy import check_sampler
-from reward import Grader, extract_answer
-from tree_sampler import TreeSampler
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +36,31 @@ class Flags(ModelAndDataFlags):
     max_new_tokens: int = flag(2048, "longest completion")
     output_dir: str | None = flag(None, "where results go; default results/eval-MODEL")
     table: list[str] = flag([], "folders of finished evaluations: write the paper's table with them, and run nothing")
+
+
+def read_flags(argv: list[str]) -> Flags:
+    """The flags of a command line, checked as far as that needs no model."""
+    flags = parse_flags(Flags, argv, __doc__)
+    check_shared(flags)
+    if flags.num_samples and flags.temperature == 0:
+        advice = "every sample would be the greedy completion; set --num_samples 0 or a temperature above 0"
+        raise BadInput(f"--temperature 0 with --num_samples {flags.num_samples}: {advice}")
+    return flags
+
+
+if __name__ == "__main__":  # a mistyped flag is answered here, before the imports below, which take seconds
+    run(lambda: read_flags(sys.argv[1:]))
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from peft import PeftConfig, PeftModel
+from tqdm import trange
+
+from checkpoint import write_whole
+from models import damaged_file, device_dtype, launched_processes, load_model, one_line
+from policy import check_sampler
+from reward import Grader, extract_answer
+from tree_sampler import TreeSampler
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -320,7 +325,7 @@ def paper_table(folders: list[str]) -> tuple[str, str]:
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__)
+    flags = read_flags(sys.argv[1:])
     if flags.table:
         markdown, latex = paper_table(flags.table)
         output = Path(flags.output_dir or "results")
@@ -329,10 +334,6 @@ def main() -> None:
             write_whole(output / name, text)
         print(f"{markdown}\nwritten to {output}/paper_table.md and paper_table.tex")
         return
-    check_shared(flags)
-    if flags.num_samples and flags.temperature == 0:
-        advice = "every sample would be the greedy completion; set --num_samples 0 or a temperature above 0"
-        raise BadInput(f"--temperature 0 with --num_samples {flags.num_samples}: {advice}")
     launched_processes()  # first, as Accelerator alone would not join processes without a GPU
     accelerator = Accelerator()
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}

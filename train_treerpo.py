@@ -27,51 +27,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
-from accelerate.utils import gather_object, set_seed
-from peft import LoraConfig, get_peft_model
-from tqdm import tqdm
-from transformers import get_scheduler
-
-import budget
-import eval_math
-import plot_results
-from advantage import ESTIMATORS, SCALES, default_scale, step_rewards, with_only_children
-from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
-from cli import (
-    ModelAndDataFlags,
-    check_least,
-    check_shared,
-    device_dtype,
-    flag,
-    launched_processes,
-    load_model,
-    parse_flags,
-    run,
-)
+from cli import ModelAndDataFlags, check_least, check_shared, flag, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, short_name, template_for
-from metrics import Watch, append_line, summarise, tree_record, tree_statistics
-from policy import (
-    LOSS_TYPES,
-    Pack,
-    check_model,
-    check_sampler,
-    checkpoint_layers,
-    pack,
-    policy_loss,
-    split_trees,
-    token_logprobs,
-    token_logprobs_and_entropies,
-)
-from reward import Grader
-from sharding import FSDP, shard, whole_weights
-from tree_sampler import Tree, TreeSampler, settle_rope
 
 logger = logging.getLogger(__name__)
 
+# Names in the modules below, which are imported when the flags are known to be good.
+ADVANTAGES = ("treerpo", "path_share", "outcome", "tree_grpo", "treerl")
+SCALES = ("variance", "deviation", "group", "none")
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
 # The schedules of transformers that need no settings of their own and no score of a validation set.
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
@@ -103,7 +67,7 @@ class Flags(ModelAndDataFlags):
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
-    advantage: Literal[tuple(ESTIMATORS)] = flag(
+    advantage: Literal[ADVANTAGES] = flag(
         "treerpo", "by siblings: treerpo, path_share, treerl; or by whole paths: outcome, tree_grpo"
     )
     scale_rewards: Literal[SCALES] | None = flag(
@@ -145,7 +109,23 @@ class Flags(ModelAndDataFlags):
     max_new_tokens: int | None = flag(None, "longest completion in evaluations; default depth * step_tokens")
 
 
+def read_flags(argv: list[str]) -> Flags:
+    """The flags of a command line, checked as far as that needs no model and no processes."""
+    flags = parse_flags(Flags, argv, __doc__, "recipes/demo.yaml", RETIRED_VALUES)
+    check_values(flags)
+    return flags
+
+
 def check_flags(flags: Flags, processes: int) -> None:
+    """`check_values`, and what depends on the number of processes. Raises BadInput."""
+    check_values(flags)
+    if flags.prompts_per_step % processes:
+        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
+    if FSDP and not flags.use_peft:
+        raise BadInput("--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP")
+
+
+def check_values(flags: Flags) -> None:
     """Raises BadInput for values that no run can have; also fills in what other flags decide: branching, depth,
     max_new_tokens and scale_rewards."""
     check_shared(flags)
@@ -164,7 +144,6 @@ def check_flags(flags: Flags, processes: int) -> None:
     flags.depth = flags.depth or (len(flags.branching) if len(flags.branching) > 1 else 3)
     flags.branching = flags.branching if len(flags.branching) > 1 else flags.branching * flags.depth
     flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
-    flags.scale_rewards = flags.scale_rewards or default_scale(flags.advantage)
     for name in ("temperature", "learning_rate"):
         if not getattr(flags, name) > 0:
             raise BadInput(f"--{name} {getattr(flags, name)}: must be above 0")
@@ -177,17 +156,17 @@ def check_flags(flags: Flags, processes: int) -> None:
     check_tracker(flags.report_to)
     if flags.branching[0] < 2:
         raise BadInput("--branching 1: steps without siblings have no advantage; the first depth needs at least 2")
-    if flags.prompts_per_step % processes:
-        raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
     if flags.num_minibatches > flags.prompts_per_step:
         prompts = f"--prompts_per_step {flags.prompts_per_step}"
         raise BadInput(f"--num_minibatches {flags.num_minibatches}: more parts than trees; at most {prompts}")
-    if FSDP and not flags.use_peft:
-        raise BadInput("--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
     if flags.max_pack_tokens < longest:
         path = f"a path can take max_prompt_length + depth * step_tokens = {longest} tokens"
         raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: {path}; raise it, or lower one of these")
+    if flags.scale_rewards is None:
+        from advantage import default_scale  # needs torch, so after all that can be refused
+
+        flags.scale_rewards = default_scale(flags.advantage)
 
 
 def check_tracker(name: str) -> None:
@@ -196,6 +175,40 @@ def check_tracker(name: str) -> None:
     if packages and not any(importlib.util.find_spec(package) for package in packages):
         raise BadInput(f"--report_to {name}: it is not installed; pip install {name}, or leave the flag out")
 
+
+if __name__ == "__main__":  # a mistyped flag is answered here, before the imports below, which take seconds
+    run(lambda: read_flags(sys.argv[1:]))
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+from accelerate.utils import gather_object, set_seed
+from peft import LoraConfig, get_peft_model
+from tqdm import tqdm
+from transformers import get_scheduler
+
+import budget
+import eval_math
+import plot_results
+from advantage import ESTIMATORS, default_scale, step_rewards, with_only_children
+from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
+from metrics import Watch, append_line, summarise, tree_record, tree_statistics
+from models import device_dtype, launched_processes, load_model
+from policy import (
+    Pack,
+    check_model,
+    check_sampler,
+    checkpoint_layers,
+    pack,
+    policy_loss,
+    split_trees,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
+from reward import Grader
+from sharding import FSDP, shard, whole_weights
+from tree_sampler import Tree, TreeSampler, settle_rope
 
 # --- The four phases ---
 
@@ -458,7 +471,7 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__, "recipes/demo.yaml", RETIRED_VALUES)
+    flags = read_flags(sys.argv[1:])
     dtype = device_dtype(flags.bf16, launched_processes().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")

@@ -1,6 +1,8 @@
 """Flags from the command line and YAML: what is taken as it stands, and what gets one line."""
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ import cli
 import eval_math
 import train_treerpo
 from advantage import ESTIMATORS, SCALES, default_scale
+from policy import LOSS_TYPES
 
 
 def parsed(*argv: str, check: bool = True) -> train_treerpo.Flags:
@@ -199,6 +202,17 @@ def test_choices_are_those_of_the_code():
     hints = cli.get_type_hints(train_treerpo.Flags)
     assert set(cli.get_args(hints["advantage"])) == set(ESTIMATORS)
     assert set(cli.get_args(cli.get_args(hints["scale_rewards"])[0])) == set(SCALES)
+    assert set(cli.get_args(hints["loss_type"])) == set(LOSS_TYPES)
+
+
+@pytest.mark.parametrize("script", ["train_treerpo.py", "eval_math.py"])
+@pytest.mark.parametrize("argv", [["--help"], ["--brnching", "4"], ["--temperature", "-1"]])
+def test_flags_are_answered_before_torch_is_imported(script, argv):
+    """Which takes seconds, and whoever mistypes a flag waits for it."""
+    done = subprocess.run([sys.executable, "-X", "importtime", script, *argv], capture_output=True, text=True, cwd=ROOT)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == (0 if argv == ["--help"] else 2)
+    assert "transformers.hf_argparser" in imported and not imported & {"torch", "accelerate", "peft", "matplotlib"}
 
 
 def test_every_recipe_is_valid():

@@ -15,8 +15,8 @@ from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoToken
 
 import eval_math
 import train_treerpo
-from cli import load_model
 from data.problems import BadInput
+from models import load_model
 from policy import check_model, check_sampler, checkpoint_layers, pack, token_logprobs
 from tree_sampler import TreeSampler, end_of_turn, stop_ids
 
