@@ -27,19 +27,45 @@ from equality import MAX_ANSWER, BadGold, Undecided, clean, equal
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[-+]?[\d.][^\s$]*|\\[a-zA-Z][^\s$]*")
-_NEGATED = re.compile(r"(?i)(?:\bnot|n't|rather than|instead of|\\neq?|≠|!=)(?:\s+(?:be|equal(?:\s+to)?))?[\s$*:(]*$")
+# "not \boxed{4}", but "No, it is not: \boxed{5}" is an answer.
+_NEGATED = re.compile(
+    r"(?i)(?:(?:\bnot|n't)(?![\s*]*:)|\b(?:answer|value|result|solution)\s+(?:is\s+not|isn't)"
+    r"|(?:\bnot|n't)(?=\s+(?:be|equal))|rather than|instead of|\\neq?|≠|!=)(?:\s+(?:be|equal(?:\s+to)?))?[\s$*:(]*$"
+)
 # Words between two boxes: of an offer ("1 or 2"), or of a correction ("wait, it is 2").
 _OFFER = re.compile(r"\b(?:or|alternatively|maybe|possibly|perhaps|might|could)\b", re.IGNORECASE)
 _AMEND = re.compile(
     r"(?i)wait|\bno\b|actually|rather|correct|instead|mistake|sorry|check|hmm|oops|should|equiv|simpl|same|hence|thus|so\b"
 )
-_GLUE = re.compile(r"\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\b[a-zA-Z]\s*=|\\?[\W_]")
+_NAME_IS = (  # x =, x_1 =, \\alpha =, f(2) =, \\bar{x} =
+    r"(?<![a-zA-Z\\])(?:[a-zA-Z]|\\(?:[a-z]{2,7}|[A-Z][a-z]{1,6})(?:\s*\{\\?\w{1,8}\})?)"
+    r"(?:_(?:\{[^{}]{1,20}\}|\w)|\^?'|\(\w{1,3}\))*\s*="
+)
+_GLUE = re.compile(rf"{_NAME_IS}|\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\\?[\W_]")
 _SAID = re.compile(
-    r"(?i)####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|would be)\b|:|=)[\s*:]*(?P<no>not\b)?"
+    r"(?i)####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|(?:would|must|should|will) be|equals)\b|:|=)"
+    r"[\s*:]*(?P<no>not\b)?"
+)
+# What "the answer is" may say about the answer: "So the answer is clear."
+_VAGUE = re.compile(
+    r"(?i)(?:clear|obvious|evident|correct|right|wrong|incorrect|simpl|found|given|verified|confirmed|consistent|reasonable|"
+    r"unique|complete|done|final|known|independent|in\b|as\b|what|that|this|these|the\b|same|above|below|follow|shown|"
+    r"obtained|determined|rounded|expressed|written|an?\b|straight|immediate|plausible|valid|ready|already|exact|"
+    r"approximate|expected|hence|thus|therefore|likely|unlikely|unclear|uncertain|ambiguous|close|positive|negative|more|less|"
+    r"greater|well|quite|very|really|now|indeed|also|of\b|on\b|by\b|to\b|for\b|it\b|we\b|you\b|accepted|required|fine|good|"
+    r"sensible|easy|trivial|always|never|one of|based|derived|calculated|computed|needed|presented|boxed|stated)"
+)
+_LIKE_AN_ANSWER = re.compile(r"\d|[\\$]|\b[A-Z]\b|^[\s*_]*[A-Z]")
+_LEAD = re.compile(  # the answer is therefore 5
+    r"(?i)^(?:(?:therefore|thus|then|hence|simply|clearly|indeed|just|exactly|of course|obviously|now|so)\b,?\s*|"
+    r"the (?:number|value|integer|fraction)\s+(?=[-\d$\\]))+"
 )
 _ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
-_REMARK = re.compile(r"(?:\.(?=\s+[A-Z$\\]|\s*$)|[,;]?\s+\(?(?:because|since|which|so|as|not|I)\b).*")
+_REMARK = re.compile(
+    r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|because|since|which|so|as|not|I|hopefully|after|"
+    r"and (?:we|that|this|it|the|so|I)|where|but|rounded|approximately|exactly|given)\b).*"
+)
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
@@ -87,14 +113,20 @@ def extract_answer(completion: str) -> str | None:
             contents.append(also[1])
         distinct = dict.fromkeys(contents)  # the same box twice is one answer
         return r" \text{ or } ".join(distinct) if all(map(clean, distinct)) else None
-    said = [m for m in _SAID.finditer(text) if m["no"] is None]
-    if not said:
-        return None
-    rest = text[said[-1].end() :][: 2 * MAX_ANSWER]
+    said = [m for m in _SAID.finditer(text) if m["no"] is None][-20:]
+    answers = [_stated(text, match) for match in said]
+    sure = [answer for answer in answers if answer and (_LIKE_AN_ANSWER.search(answer) or not _VAGUE.match(answer))]
+    return (sure or answers or [None])[-1]
+
+
+def _stated(text: str, said: re.Match) -> str | None:
+    """What stands after "the answer is", up to the end of its sentence."""
+    rest = text[said.end() :][: 2 * MAX_ANSWER]
     if span := _MATH_SPAN.match(rest):
         return (span[1] or span[2]).strip()
-    line = rest.lstrip(" \t*:" if said[-1]["hash"] is not None else " \t\r\n*:").split("\n")[0]
-    line = _REMARK.sub("", line, count=1) if said[-1]["hash"] is None else line
+    line = rest.lstrip(" \t*:" if said["hash"] is not None else " \t\r\n*:").split("\n")[0]
+    if said["hash"] is None:
+        line = _REMARK.sub("", _LEAD.sub("", line), count=1)
     return line.strip(" \t\r*`").rstrip(".") or None
 
 
