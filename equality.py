@@ -110,11 +110,14 @@ _VARIABLE = (
     r"(?!\\pi|\\infty)(?:\\?[a-zA-Z]+|\\(?:bar|hat|tilde|dot|overline)\{\\?\w+\})'*"
     r"(?:_(?:\{[^{}]*\}|\w))?(?:\^\{-1\}|\^\{?T\}?)?(?:\([a-z]\))?"
 )
-# x \in (1, 2), x = \{1, 2\}, A = \begin{pmatrix}, (x, y) = (1, 2), and the point P(2, 3)
+# x \in (1, 2), x = \{1, 2\}, A = \begin{pmatrix}, (x, y) = (1, 2)
 _NAME = re.compile(
-    rf"^(?:{_VARIABLE} ?(?:\\in(?![a-z])|=) ?(?=[(\[]|\\{{|\S{{0,40}}? ?\\begin)|[A-Z]'*(?:_\{{?\d\}}?)? ?=? ?(?=\([^()]*[,;])"
+    rf"^(?:{_VARIABLE} ?(?:\\in(?![a-z])|=) ?(?=[(\[]|\\{{|\S{{0,40}}? ?\\begin|\\R|\\mathbb)"
+    r"|[A-Z]\^\{?\d\}? ?= ?(?=\S{0,40}? ?\\begin)"
     r"|\([a-z](?:, ?[a-z])+\) ?(?:=|\\in(?![a-z])) ?)"
 )
+_POINT = re.compile(r"([A-Z]'*(?:_\{?\d\}?)?) ?=? ?(?=\([^()]*[,;][^()]*\)$)")  # P(2, 3)
+_COORDINATES = re.compile(r"\(([a-z](?:, ?[a-z])+)\) ?= ?\(([^()]+)\)")  # (x, y) = (1, 2)
 _MEMBERS = r", ?(?:or|and) |;|,|(?<![a-z])or(?![a-z])|(?<![a-z])and(?![a-z])|\\cup(?![a-z])"
 
 
@@ -252,6 +255,31 @@ _DOMAIN = re.compile(
 )
 
 
+def _meet(text: str) -> str:
+    r"""x > 2 \\wedge x < 7 as 2 < x < 7. "x < -1 and x > 1" is left as two regions."""
+    halves = [_region(part.strip()) for part in re.split(r"\\wedge(?![a-z])|(?<![a-z])and(?![a-z])", text)]
+    if len(halves) != 2 or not halves[0][0] or halves[0][0] != halves[1][0]:
+        return text
+    ends = [_entries(region) for _, region in halves]
+    lower = next((end for end in ends if end and end[1][1] == r"\infty"), None)
+    upper = next((end for end in ends if end and end[1][0] == r"-\infty"), None)
+    if not lower or not upper or lower is upper:
+        return text
+    low, high = _number(lower[1][0]), _number(upper[1][1])
+    if low is not None and high is not None and low >= high and "\\wedge" not in text:
+        return text
+    return f"{lower[0][0]}{lower[1][0]},{upper[1][1]}{upper[0][1]}"
+
+
+def _with_coordinates(text: str) -> str:
+    """(x, y) = (1, 2) as x = 1, y = 2."""
+    match = _COORDINATES.fullmatch(text)
+    names, values = (match[1].split(","), match[2].split(",")) if match else ([], [])
+    if not names or len(names) != len(values):
+        return text
+    return ", ".join(f"{name.strip()} = {value.strip()}" for name, value in zip(names, values))
+
+
 def _qualified(text: str) -> tuple[str, str]:
     r"""The answer and what it says about a parameter: "k\pi, k \in \mathbb{Z}" is ("k\pi", "Z").
 
@@ -265,6 +293,7 @@ def _qualified(text: str) -> tuple[str, str]:
         names = re.findall(r"\\?[a-zA-Z]+(?:_\{?\w\}?)?", re.sub(r"\band\b", " ", match["names"]))
         intro, kind = match["intro"] or "", match["kind"]
         told = match["what"] or "forall" in intro or re.match("for (?:all|any|every|each|some|arb)", intro) or "constant" in kind
+        told = told or (intro.startswith("for") and re.search("integer|number|real", kind))
         if not main or not told or not balanced(main) or any(len(n) > 1 and n[0] != "\\" and "_" not in n for n in names):
             continue
         if re.search(r"\\(?:in|le|ge|ne|cup|cap)(?![a-z])|[<>]|\\\{|^[\[(].*[\])]$", main):
@@ -319,6 +348,15 @@ def _equal(answer: str, gold: str, by_value: bool) -> bool:
         return False
     if (letters := _choices(gold)) and (chosen := _choices(answer)):
         return letters == chosen
+    if re.search(r"[<>]|\\[lg]e(?![a-z])", answer):
+        answer, gold = _meet(answer), _meet(gold)
+    if "=" in answer and "=" in gold:
+        answer, gold = _with_coordinates(answer), _with_coordinates(gold)
+    (point, gold_point) = _POINT.match(answer), _POINT.match(gold)
+    if (point and (gold_point or gold[0] == "(")) or (gold_point and answer[:1] == "("):
+        if point and gold_point and point[1] != gold_point[1]:
+            return False
+        answer, gold = _POINT.sub("", answer, count=1), _POINT.sub("", gold, count=1)
     if ("?" in answer and "?" not in gold) or answer.count("\\ne") != gold.count("\\ne"):
         return False  # "5? 6?" is a guess, and \neq 3 is not 3
     (name, values), (gold_name, gold_values) = _one_name(answer), _one_name(gold)
@@ -356,6 +394,8 @@ def _equal(answer: str, gold: str, by_value: bool) -> bool:
         return not (named and _number(gold_sides[1]) is not None) and _same_by_value(answer, gold, by_value)
     if len(gold_sides) > 1:
         return (_names(gold_sides[0]) or not re.search("[a-z]", gold)) and _equal(answer, gold_sides[-1], by_value)
+    if len(sides) == 2 and _LETTER.fullmatch(sides[1]) and not _LETTER.search(sides[0]):
+        sides.reverse()  # 60 = x
     if len(sides) > 1:
         constant = [side for side in sides if not _LETTER.search(re.sub(r"(?<=[\d}]) ?\\text\{[^{}]*\}$", "", side))]
         shown = sides[:1] if "\\approx" in answer and len(constant) == len(sides) else [*constant[:-1], sides[-1]]
@@ -379,6 +419,8 @@ def _equal_leaf(answer: str, gold: str, by_value: bool) -> bool:
         gold_value, gold_unit = _split_unit(gold, letters=True)
     elif not unit:
         value, unit = _split_unit(answer, letters=bool(gold_unit) or _number(gold_value) is not None)
+    if _key(re.sub(r"\\text\{ ?(\w) ?\}", r"\1", answer)) == _key(re.sub(r"\\text\{ ?(\w) ?\}", r"\1", gold)):
+        return True  # 6\mathrm{m} and 6m
     if unit and gold_unit and not same_unit(unit, gold_unit):
         return False
     value, gold_value = bare(value), bare(gold_value)
@@ -396,6 +438,8 @@ def _equal_leaf(answer: str, gold: str, by_value: bool) -> bool:
     alike = words[0] == words[1] and len(words[0]) > 1 and not formula
     if alike or any(re.search(r"(?<![\\a-zA-Z{_])[a-zA-Z]{4,}|^[A-Z]{2,}$", text) for text in (value, gold_value)):
         return alike
+    if re.search(r"(?<![_^]\{)(?<![_^])\\text\{", value) and "\\text{" not in gold_value:
+        return False  # 0 \text{ or 7} is not 0 times a symbol
     return _same_by_value(value, gold_value, by_value)
 
 
@@ -427,7 +471,7 @@ def _parse(text: str):
 
     for pattern, replacement in _FOR_GRAMMAR:
         text = pattern.sub(replacement, text)
-    if re.search(r"(?<![_\d])\d+ +\d|'|\*$", text):
+    if re.search(r"(?<![_^\d])\d+ +\d|'|\*$", text):
         raise ValueError("not an expression")  # the grammar reads 3 4 as 7
     config = ConversionConfig(lowercase_symbols=False)
     expression = latex2sympy(text, is_real=None, normalization_config=None, conversion_config=config)

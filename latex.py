@@ -163,7 +163,8 @@ def _without_fonts(text: str) -> str:
         elif re.search(r"(?:[\^_]|\\[a-zA-Z]+)$", before):
             text = f"{before}{{{found[0]}}}{text[found[1] :]}"
         else:
-            text = f"{text[: command.start()]} {found[0]} {text[found[1] :]}"
+            after = " " if re.search(r"\\[a-zA-Z]+$", found[0]) else ""
+            text = text[: command.start()] + found[0] + after + text[found[1] :]
     return text
 
 
@@ -187,15 +188,16 @@ def _siunitx(text: str) -> str:
     return re.sub(rf"\\num{option}{braces}", r"\1", re.sub(rf"\\ang{option}{braces}", r"\1^\\circ ", text))
 
 
+_MATRIX = re.compile(r"\\begin ?\{([pbBvV]?matrix)\}(?:(?!\\begin).)*?\\end ?\{\1\}", re.DOTALL)
 _ENVIRONMENT = re.compile(
     r"\\begin ?\{(aligned|align|alignat|alignedat|gathered|gather|equation|split|cases|dcases|rcases|array|math|displaymath|center"
-    r"|multline|eqnarray|flushleft|document|tabular)\*?\}(?: ?\[[^\[\]]*\])?(?: ?\{[lcr|@{} \d]*\})?((?:(?!\\begin).)*?)\\end ?\{\1\*?\}", re.DOTALL
+    r"|multline|eqnarray|flushleft|document|tabular)\*?\}(?: ?\[[tbc]\])?(?: ?\{[lcr|@{} \d]*\})?((?:(?!\\begin).)*?)\\end ?\{\1\*?\}", re.DOTALL
 )
 
 
 def _rows(match: re.Match) -> str:
     r"""\begin{aligned} x &= 1 \\ y &= 2 \end{aligned} is "x = 1, y = 2"; a table of numbers and a piecewise function stay."""
-    rows = [row.strip(" ,;.\n\t") for row in re.split(r"\\\\(?:\s*\[[^\[\]]*\])?|\\cr(?![a-z])", match[2])]
+    rows = [row.strip().rstrip(" ,;.") for row in re.split(r"\\\\(?:\s*\[[^\[\]]*\])?|\\cr(?![a-z])", match[2])]
     rows = [row for row in rows if row]
     columns = max((row.count("&") for row in rows), default=0)
     if match[1] == "array" and (columns or (len(rows) > 1 and not all(re.search(r"[=<>]|\\[lg]e", row) for row in rows))):
@@ -210,9 +212,33 @@ def _rows(match: re.Match) -> str:
 
 
 def _flat_environments(text: str) -> str:
-    r"""\begin{array}{c} 5 \end{array} is 5; \left\{ before a system of equations goes, too."""
+    r"""\begin{array}{c} 5 \end{array} is 5; matrices stay as they are, also inside of another environment."""
+    if "\\begin" not in text:
+        return text
+    matrices: list[str] = []
+
+    def put_aside(match: re.Match) -> str:
+        matrices.append(match[0])
+        return f"\x00{len(matrices) - 1}\x00"
+
+    text = _MATRIX.sub(put_aside, text.replace("\x00", ""))
     for _ in range(3):
         text = _ENVIRONMENT.sub(_rows, text)
+    return re.sub("\x00(\\d+)\x00", lambda m: matrices[int(m[1])], text)
+
+
+def _without_groups(text: str) -> str:
+    r"""{13} is 13: braces go where they are no argument, exponent or index of anything."""
+    position = 0
+    while (position := text.find("{", position)) >= 0:
+        end = _group_end(text, position)
+        argument = re.search(r"(?:\\[a-zA-Z]*\*?|[\^_}\]])\s*$", text[max(0, position - 40) : position])
+        if end < 0:
+            return text
+        if argument or re.match(r"\s*[\^_]", text[end : end + 5]) or not text[position + 1 : end - 1].strip():
+            position += 1
+        else:
+            text = text[:position] + text[position + 1 : end - 1] + text[end:]
     return text
 
 
@@ -255,6 +281,32 @@ def balanced(text: str) -> bool:
     return level == 0
 
 
+def _complement(match: re.Match) -> str:
+    """What an interval leaves of the real numbers."""
+    left, right = ")" if match[1] == "[" else "]", "(" if match[4] == "]" else "["
+    return rf"(-\infty,{match[2]}{left}\cup {right}{match[3]},\infty)"
+
+
+_MONEY = {"€": "euro", "£": "GBP", "¥": "yen", "₹": "rupee"}
+_AXIS = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|vec|mathrm|textbf|overrightarrow|hat)\s*\{?\s*"
+    r"(?:\\(?:hat|vec|mathbf|boldsymbol|bm|mathrm)\s*\{?\s*)?(?:([ijk])(?![a-zA-Z])|\\([ij])math)\s*(?:\}\s*)?(?:\})?"
+)
+
+
+def _unit_vectors(text: str) -> str:
+    r"""2\mathbf{i}+3\mathbf{j} is 2\hat{i}+3\hat{j}; a lone \mathbf{i} is a letter."""
+    axes = {axis[1] or axis[2] for axis in _AXIS.finditer(text)}
+    if len(axes) < 2 and not (axes and "\\hat" in text):
+        return text
+
+    def axis(match: re.Match) -> str:
+        surplus = match[0].count("}") - match[0].count("{")  # closes a group around it
+        return f"\\hat{{{match[1] or match[2]}}}" + "}" * max(surplus, 0)
+
+    return _AXIS.sub(axis, text)
+
+
 _FIRST_RULES = (  # before braces are added around arguments
     (r"\\textdollar(?![a-z])", r"\\$"), (r"\\(?:pounds|textsterling)(?![a-z])", "£"), (r"\\(?:euro|texteuro)(?![a-z])", "€"),
     (r"\\yen(?![a-z])", "¥"),
@@ -263,7 +315,8 @@ _FIRST_RULES = (  # before braces are added around arguments
     (r"€(?=\s?-?[\d.])", r"\\text{euro} "), (r"£(?=\s?-?[\d.])", r"\\text{GBP} "), (r"¥(?=\s?-?[\d.])", r"\\text{yen} "),  # €29
     (r"₹(?=\s?-?[\d.])|\b(?:Rs\.?|INR)\s?(?=\d)", r"\\text{rupee} "),  # Rs. 500
     (r"(?:\b(USD|EUR|GBP)|\\text\s*\{\s*(USD|EUR|GBP)\s*\})\s?(?=\d)", r"\\text{\1\2} "),  # USD 29
-    (r"(?<=[\d.}])\s?([€£¥₹])", r"\\text{ \1}"), (r"(?<=\d)\s?\\?¢", r"\\text{ cents}"),  # 29€
+    (r"(?<=[\d.}])\s?(?:\\text\s*\{\s*)?([€£¥₹])(?:\s*\})?", lambda m: f"\\text{{ {_MONEY[m[1]]}}}"),  # 29€
+    (r"(?<=\d)\s?\\?¢", r"\\text{ cents}"),  # 29€
     (r"\\\$|(?<=[\d\s])\$(?=\d)|^\$(?=[\d.,]+$)", r"\\text{dollar} "),  # \$18.90
     (r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]", r"\\\\ "),  # a row's end with a distance: \\[4pt]
     (r"\$|(?<!\\)\\[()\[\]](?!\])", ""),  # $5$, \(5\)
@@ -276,7 +329,7 @@ _FIRST_RULES = (  # before braces are added around arguments
     (r"(?<=\d)(?:,?\\!\s*|\\, ?|\\ |\{,\})(?=\d{3}(?!\d))", ""),  # 1\,000, 32,\!348
     (r"\\!|\\phantom\s*(?:\{[^{}]*\}|.)|\\[hv]phantom\s*\{[^{}]*\}", ""),
     (r"(?<!\\)\\[,;: ]|~", " "),  # spaces; \quad only after thousands
-    (r"(?<![\d.,/^_])(?<![\d^_]\{)(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d,]| ?[/\d]|\.\d{1,3} \d)", lambda m: m[0].replace(" ", "")),  # 12 345
+    (r"(?<![\d.,/^_])(?<![\d^_]\{)(?<!\d )(\d{1,3}(?: \d{3})+)(?!\d|,\d| ?[/\d]|\.\d{1,3} \d)", lambda m: m[0].replace(" ", "")),  # 12 345
     (r"(?<![\d.,'])\d{1,3}(?:'\d{3})+(?![\d'])", lambda m: m[0].replace("'", "")),  # 1'000
     (r"(?<![\w.])\d{1,3}(?:_\d{3}){2,}(?!\w)|(?<![\w.])\d{1,3}_000(?!\w)", lambda m: m[0].replace("_", "")),  # 1_000_000
     (r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,}(?![\d.,])", lambda m: m[0].replace(".", "")),  # 1.000.000
@@ -291,9 +344,6 @@ _FIRST_RULES = (  # before braces are added around arguments
     (r"\\cosec(?![a-z])", r"\\csc"), (r"\\sh(?![a-z])", r"\\sinh"), (r"\\ch(?![a-z])", r"\\cosh"), (r"\\th(?![a-z])", r"\\tanh"),
     (r"\\ar(sinh|cosh|tanh)(?![a-z])", r"\\arc\1"),
     (r"\\var(epsilon|phi|theta|rho|sigma|kappa)(?![a-z])", r"\\\1"), (r"\\([ij])math(?![a-z])", r"\1"),
-    (r"\\hat ?\{ ?\\(?:mathbf|boldsymbol|bm|vec|mathrm|text(?:bf)?) ?\{ ?([ijkxyz]) ?\} ?\}", r"\\hat{\1}"),  # unit vectors
-    (r"\\(?:mathbf|boldsymbol|bm|vec|mathrm|overrightarrow|textbf|hat) ?\{ ?(?:\\(?:hat|vec) ?\{? ?)?([ijk]) ?\}? ?\}(?=.*[jk])"
-     r"|(?<=[jk])\\(?:mathbf|vec) ?\{ ?([ijk]) ?\}", r"\\hat{\1\2}"),
     (r"\{ ?\\rm(?![a-z]) ?([^{}]*)\}", r"\\text{\1}"),  # {\rm cm}
     (rf"\\(?:{_TEXT})\*? ?\{{", r"\\text{"),
     (rf"\\text ?\{{ ?({_FUNCTIONS}|tg|ctg|lg) ?\}}", r"\\\1 "),  # \mathrm{sin} x
@@ -327,7 +377,7 @@ _RULES = (
     (r"\+ ?\\infty", r"\\infty"), (r"\\mathbb ?\{?R\}?", r"\\R"),
     (r"(?<![\\a-zA-Z])(?:np\.|math\.)?(pi|arcsin|arccos|arctan|sin|cos|tan|cot|sinh|cosh|tanh|csc|ln|log)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])lg(?![a-zA-Z])", r"\\log_{10}"), (r"(?<![\\a-zA-Z])(sec|exp|gcd|lcm|max|min) ?(?=\()", r"\\\1 "),
-    (r"(?<=[\d)}]) ?(?:\\text\{ ?)?[xX](?: ?\})? ?(?=10 ?\^)", r"\\times "),  # 1.5 x 10^3
+    (r"(?<=[\d)}]) {0,3}(?:\\text\{ ?)?[xX](?: ?\})? {0,3}(?=10 ?\^)", r"\\times "),  # 1.5 x 10^3
     (r"(?<=\d)(?<!\b0)(?: ?[xX] ?(?=\d)|\\text\{ ?[xX] ?\}(?=\d))", r"\\times "),  # 3 x 4
     (r"\^ ?(-\d+)", r"^{\1}"), (r"\^ ?\( ?(-?\d+) ?\)", r"^{\1}"),  # 2^-3
     (r"(\d(?:\.\d+)?)\s*[eE]\s*([-+]?\d+)(?!\.?\d)", r"\1\\times 10^{\2}"),
@@ -338,18 +388,21 @@ _RULES = (
     (r"(?<=[.\d])\{(\\overline\{\d+\})\}", r"\1"),
     (r"(?<![\w.])(\d+\.\d*)\((\d+)\)(?![\w(^.])", r"\1\\overline{\2}"),  # 0.1(6)
     (r"(\d*)\.(\d{0,20})\\overline\{(\d{1,20})\}", _recurring),
-    (r"(?<![\d.}^_/])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?:(?<= )|-|(?<= )and )(\d+) ?/ ?(\d+))(?![\d.]*[!^])", r"(\1+\\frac{\2\4}{\3\5})"),
-    (r"\\text\{[ ,]*(and|or)[ ,]*\}", r" \1 "), (r"\\(?:lor|vee)(?![a-z])", " or "), (r"\\(?:land|wedge)(?![a-z])", " and "),
+    (r"^(\d+)-(\d+/\d+)(?= ?(?:[a-zA-Z]{2}|\\text))", r"\1 \2"),  # 2-1/4 inches
+    (r"(?<![\d.}^_/])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(?:and )?(\d+) ?/ ?(\d+))(?![\d.]*[!^])", r"(\1+\\frac{\2\4}{\3\5})"),
+    (r"\\text\{[ ,]*(and|or)[ ,]*\}", r" \1 "), (r"\\(?:lor|vee)(?![a-z])", " or "), (r"\\land(?![a-z])", r"\\wedge"),
+    (r"([\^_])(\\(?:frac\{[^{}]*\}|sqrt)\{[^{}]*\})", r"\1{\2}"),  # x^\frac12
     (r" +", " "),
     (r"^[ ,;`:]+|[ ,;`\\]*(?<!\.)\.?[ ,;`\\]*$", ""), (r"^\\text\{([^{}]*)\}$|^\*\*(.*)\*\*$|^__(.*)__$|^\*([^*]*)\*$", r"\1\2\3\4"),
-    (r"^ ?\{([^{}]*)\}$", r"\1"), (r"(?<=[=,(+*/ -])(?<!\\[,;: ])\{([^{}]*)\}(?![\^_])", r"\1"),  # x = {13}
     (r"^(?:(?:=|\\(?:Rightarrow|implies|therefore|to|rightarrow|Longrightarrow|iff|simeq)(?![a-z])) ?)+", ""),  # = 7
     (rf"^\\text\{{ ?(?![^{{}}]*\b(?i:{_VALUE_WORDS})\b)[A-Za-z][A-Za-z ,'()-]*?(?::|=|\b(?:is|are|be|equals))[: ]*\}} ?", ""),  # \text{Area: } 7
     (rf"^(?:\\text\{{)?(?i: ?(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct |required )?(?:answer|ans|result|solution|value)\b\.?"
      r" ?(?:is|are|=|:)*)[: }=]*(?=[^ }])", ""),
     (r"^(?:\\text\{)?(?i: ?(?:so|thus|hence|therefore|about|approximately|approx\.?|exactly|simply)\b),?[ }]*(?=[-\d\\a-z])", ""),
     (rf"^(?!.*\b(?i:{_VALUE_WORDS})\b)[A-Z][a-z]{{2,}}(?: [a-zA-Z]+)*(?: ?: ?| is )(?=[-\d\\(.])", ""),  # Area: 7
+    (r"^\\text\{([^{}]*)\}$", r"\1"),
     (r"^(?:\\text\{)? ?(?i:option|choice)[ }]*(?=\(?[A-J]\b)", ""), (r"^\\approx(?![a-z]) ?", ""),
+    (r"^\\text\{ ?(?i:(?:the )?(?:points?|vertex|cent(?:er|re)|vector|coordinates|interval|set|domain|range)) ?\} ?(?=[(\[]|\\\{)", ""),
     (r"(?:\\text\{ ?|\( ?|(?<=\d) )(?i:or so|or thereabouts|\(?approx(?:imately|\.)?\)?|\(?exact(?:ly)?\)?)[ )}]*$", ""),
     (r"(?i:\b(?:no (?:real )?solutions?|empty set)\b)|\\varnothing|\\\{ ?\\\}", r"\\emptyset"),
     (r"\\overline ?\{([A-Z]{2})\}|\\(?:(?:measured|m)?angle|triangle) ?(?=[A-Z])", r"\1"),
@@ -358,6 +411,8 @@ _RULES = (
     (r"(?<!for )(?i:\ball real numbers\b)|^\( ?-\\infty ?, ?\\infty ?\)$", r"\\R"),
     (r"^\\\{ ?(?!.*\\\})", ""),  # \left\{ of a system of equations
     (r"^\\\{ ?[a-z](?: ?\\in ?\\R)? ?(?:\\mid|:|\|) ?(.*)\\\}$", r"\1"),  # then x \ne 3, or R without 3
+    (r"^\\R ?[\^_]\{? ?(?:\+|> ?0) ?\}?$", r"(0,\\infty)"), (r"^\\R ?_\{? ?\\ge ?0 ?\}?$", r"[0,\\infty)"),
+    (r"^(?:\\R ?\\(?:setminus|backslash)|[a-z] ?\\notin) ?([(\[])([^,;()\[\]]+)[,;]([^,;()\[\]]+)([)\]])$", _complement),  # \R \setminus [2,7]
     (r"^(?:[a-z] ?\\ne|\\R ?\\(?:setminus|backslash) ?\\\{) ?([^,{}<>=]+?) ?(?:\\\})?$",
      r"(-\\infty,\1)\\cup (\1,\\infty)"),
 )  # fmt: skip
@@ -370,17 +425,19 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 def clean(text: str) -> str:
     """One spelling for what Unicode, HTML and LaTeX spell in many ways; the value stays as it is."""
     text = text[: 4 * MAX_ANSWER]
-    if re.fullmatch(r"-?\d{1,15}", text, re.ASCII):
+    if re.fullmatch(r"-?\d{1,15}(?:[./]\d{1,15})?", text, re.ASCII):
         return text
     text = _without_html(text)
     if not text.isascii():
         text = _ascii(text)
-    text = text.strip()
+    text = _unit_vectors(text.strip())
     for pattern, replacement in _FIRST:
         text = pattern.sub(replacement, text)
     if "\\" in text:
         text = _flat_environments(_siunitx(_without_fonts(text)))
         text = _with_braces(text)
+    if "{" in text:
+        text = _without_groups(text)
     text = re.sub(r"(?<!\\)sqrt ?\(", r"\\sqrt(", text)
     if "sqrt(" in text:
         text = _with_braces(text)

@@ -106,10 +106,10 @@ def extract_answer(completion: str) -> str | None:
         if unclosed or not kept:
             return None
         group = [kept.pop()]
-        while kept and _offered_together(text[kept[-1][1] : group[0][0]]):
-            group.insert(0, kept.pop())
-        contents = [box[2].strip() for box in group]
-        if also := _ALSO.match(text, group[-1][1]):
+        while kept and _offered_together(text[kept[-1][1] : group[-1][0]]):
+            group.append(kept.pop())
+        contents = [box[2].strip() for box in reversed(group)]
+        if also := _ALSO.match(text, group[0][1]):
             contents.append(also[1])
         distinct = dict.fromkeys(contents)  # the same box twice is one answer
         return r" \text{ or } ".join(distinct) if all(map(clean, distinct)) else None

@@ -37,7 +37,7 @@ Wh / | 3600 | kg m2 s-2
 bar / | 100000 | kg m-1 s-2
 Bq / becquerel | 1 | becquerel
 bit / | 1 | bit
-B / byte | 8 | bit
+byte | 8 | bit
 dyn dyne | 1/100000 | kg m s-2
 erg | 1/10000000 | kg m2 s-2
 atm atmosphere | 101325 | kg m-1 s-2
@@ -77,7 +77,7 @@ floz | 1/128 | gallon
 ton tons | 2000 | pound
 tonne | 1000 | kg
 stone | 14 | pound
-amu u Da dalton | 1 | dalton
+amu Da dalton | 1 | dalton
 mph | 1609344/3600000 | m s-1
 kph kmh kmph | 1000/3600 | m s-1
 fps | 3048/10000 | m s-1
@@ -110,7 +110,7 @@ _PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "h": 2, "d": -1, "c": -2, "m": -3,
 _PREFIX_WORDS = {"kilo": 3, "mega": 6, "giga": 9, "tera": 12, "hecto": 2, "deci": -1, "centi": -2, "milli": -3,
                  "micro": -6, "nano": -9, "pico": -12, "femto": -15}  # fmt: skip
 # Without \text, two letters may be two variables: only these are units, and words of three letters and more.
-_BARE = set("cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz kN kJ kW kV Pa eV Wb m/s".split())
+_BARE = set("cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm".split())
 
 _Size = tuple[Fraction, tuple[tuple[str, int], ...]]
 
@@ -181,6 +181,7 @@ def read_unit(text: str) -> str | None:
     text = flat(text)
     if len(text) > 80:
         return None
+    text = re.sub(rf" (?:{'|'.join(_ADJECTIVES_AFTER)})$", "", text)  # 5 years old
     text = re.sub(r"\b([ap])\. ?m\b\.?", r"\1m", text.lower() if re.fullmatch(r"[AaPp]\.? ?[Mm]\.?", text) else text)
     text = re.sub(r"(?<=[a-zA-Z])\.(?=[a-zA-Z])", " * ", re.sub(r"(?<=[a-zA-Z])\.(?![a-zA-Z])", "", text))
     text = re.sub(r"(?i)\bdeg(?:rees?)? (?=celsius|fahrenheit|centigrade)", "", text)
@@ -235,7 +236,7 @@ def is_bare_unit(text: str, single_letters: bool) -> bool:
     known = [word in _BARE or (len(word) > 2 and _lookup(word) is not None) for word in words]
     filler = {"per", "square", "sq", "cubic", "cu", "squared", "cubed", "fl", "fluid", "a"}
     rest = [word for word, good in zip(words, known) if not good and word.lower() not in filler]
-    return not rest or ((single_letters or "/" in text or "^-" in text) and all(len(word) < 3 for word in rest))
+    return not rest or ((single_letters or "/" in text or "^-" in text) and all(len(word) == 1 for word in rest))
 
 
 def same_unit(one: str, other: str) -> bool:
@@ -274,7 +275,7 @@ anything e odds minima maxima
 """.split())
 _ORDINAL = re.compile(
     r"(?:fif|six|seven|eigh|nin|ten|eleven|twelf|(?:thir|four|fif|six|seven|eigh|nine)teen|"
-    r"(?:twen|thir|for|fif|six|seven|eigh|nine)tie|four|hundred|thousand|(?:m|b|tr)illion)ths?|\w+fold|\w+tuples?"
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)tie|four|hundred|thousand|(?:m|b|tr)illion)ths?|\w+fold"
 )
 # Before a plain noun these are harmless: "3 positive integers".
 _ADJECTIVES = {"positive", "negative", "complex", "imaginary", "odd", "square", "infinite", "equal", "more", "other"}
