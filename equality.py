@@ -36,7 +36,7 @@ def _number(text: str) -> Fraction | None:
 
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _CURRENCY_FIRST = re.compile(r"([-+]?) ?\\text\{ ?(dollar|euro|GBP|yen|rupee|USD|EUR) ?\} ?([-+]?.+)")
-# Where a unit may begin: \text{m}, \frac{\text{m}}{\text{s}}, \Omega, ^\circ C, or a word after a space, a digit or a brace.
+# Where a unit may begin: \text{m}, \frac{\text{m}}{\text{s}}, \Omega, ^\circ C, or a word.
 _UNIT_START = re.compile(
     r"\\text ?\{|\\frac\{ ?(?:\\text|[a-zA-Z])|\\Omega(?![a-z])|\\mu(?![a-z])|\\AA(?![a-z])|[μµΩÅ]|\^ ?\\circ"
     r"|(?<![a-zA-Z\\])[a-zA-Z]"
@@ -61,7 +61,7 @@ def _split_unit(text: str, letters: bool = False) -> tuple[str, str]:
             continue
         number = _number(value)
         bare = "\\text" not in tail and start[0][0] not in "\\^"
-        if bare and not (number is not None or _PLAIN_VALUE.match(text) and re.search(r"(?:\}|\\pi|\^\d+)$", value)):
+        if bare and not (number is not None or (_PLAIN_VALUE.match(text) and re.search(r"(?:\}|\\pi|\^\d+)$", value))):
             continue
         first, _, rest = flat(tail).partition(" ")
         if number is not None and (scale := _SCALES.get(first.lower().removesuffix("s"))):
@@ -102,7 +102,8 @@ def _bracketed(text: str) -> tuple[str, str, str] | None:
 
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|<|>")
 _GREEK = (
-    r"\\(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+    r"\\(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi"
+    r"|psi|omega"
     r"|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega|ell)(?![a-zA-Z])"
 )
 _LETTER = re.compile(rf"(?<![\\a-zA-Z])[a-zA-Z]|{_GREEK}")
@@ -117,7 +118,6 @@ _NAME = re.compile(
     r"|\([a-z](?:, ?[a-z])+\) ?(?:=|\\in(?![a-z])) ?)"
 )
 _POINT = re.compile(r"([A-Z]'*(?:_\{?\d\}?)?) ?=? ?(?=\([^()]*[,;][^()]*\)$)")  # P(2, 3)
-_COORDINATES = re.compile(r"\(([a-z](?:, ?[a-z])+)\) ?= ?\(([^()]+)\)")  # (x, y) = (1, 2)
 _MEMBERS = r", ?(?:or|and) |;|,|(?<![a-z])or(?![a-z])|(?<![a-z])and(?![a-z])|\\cup(?![a-z])"
 
 
@@ -137,7 +137,7 @@ def _region(text: str) -> tuple[str, str]:
 
 
 def _choices(text: str) -> list[str]:
-    r"""The letters of "A, C, D", "ACD", "\\text{A and C}" or "(A), (C)" in alphabetical order; none for anything else."""
+    r"""The letters of "A, C, D", "ACD", "\text{A and C}" or "(A), (C)" in alphabetical order; else none."""
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     letters = re.sub(r"\band\b|[\s,;/&(){}.]|\\[{}&]", "", text)
     together = re.fullmatch("[A-J]{2,10}", text.strip())
@@ -170,7 +170,8 @@ def _without_dots(members: list[str]) -> list[str]:
 
 
 _MATRIX = re.compile(
-    r"(?P<scalar>.*?)(?: ?\\(?:cdot|times))? ?[(\[]?\s*\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[clr| ]*\})?(?P<body>.*)"
+    r"(?P<scalar>.*?)(?: ?\\(?:cdot|times))? ?[(\[]?\s*\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[clr"
+    r"| ]*\})?(?P<body>.*)"
     r"\\end\{(?P=kind)\}\s*[)\]]?(?P<transposed> ?\^ ?\{?(?:\\top|\\text\{ ?T ?\}|T)\}?)?(?: ?/ ?(?P<divisor>\d+))?"
 )
 
@@ -180,8 +181,12 @@ def _matrix(text: str) -> list[list[str]] | None:
     if match := _MATRIX.fullmatch(text):
         lines = re.split(r"\\\\(?:\s*\[[^\[\]]*\])?|\\cr(?![a-z])", match["body"])
         rows = [[cell.strip() for cell in row.split("&")] for row in lines if row.strip()]
+        if rows and len(rows) == len(rows[0]) == 1:
+            rows = [_split(rows[0][0], ",")]  # commas instead of &
         scalar, divisor = match["scalar"].strip(), match["divisor"]
-        if not balanced(scalar) or re.search(r"[=,<>&]|\\(?:in|begin)(?![a-z])|[-+*/^_]$", scalar.removeprefix("-") or "1"):
+        if not balanced(scalar) or re.search(
+            r"[=,<>&]|\\(?:in|begin)(?![a-z])|[-+*/^_]$", scalar.removeprefix("-") or "1"
+        ):
             return None
         if scalar == "-":
             scalar = "(-1)"
@@ -193,6 +198,9 @@ def _matrix(text: str) -> list[list[str]] | None:
             rows = [list(column) for column in zip(*rows)]
         return rows or None
     inside = _bracketed(text)
+    if inside and inside[0] == "[" and ";" in inside[1] and "," not in inside[1] and " " in inside[1].strip():
+        rows = [row.split() for row in inside[1].split(";")]  # [1 2; 3 4]
+        return rows if inside[2] == "]" and len({len(row) for row in rows}) == 1 < len(rows[0]) else None
     if inside and inside[0] == "[" and re.fullmatch(r" ?\[.*\] ?", inside[1]):
         parts = [_bracketed(part) for part in _split(inside[1], ",")]
         if all(part and part[0] + part[2] == "[]" for part in parts):
@@ -234,7 +242,21 @@ def _entries(text: str) -> tuple[str, list[str]] | None:
 
 def _by_name(parts: list[str]) -> list[str]:
     """The values of "x = 1", "y = 2" in the order of their names; none where a part has no name of its own."""
-    order = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu"]
+    order = [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+    ]
     named = {}
     for part in parts:
         if match := re.fullmatch(r"\\?([a-zA-Z]|(?<=\\)[a-z]+)((?:_\{?\d+\}?)?) ?= ?([^=]+)", part):
@@ -244,13 +266,15 @@ def _by_name(parts: list[str]) -> list[str]:
 
 
 _DOMAIN = re.compile(
-    r"(?:,|;|:|\(|(?<=\s)| )\s*\(?\s*(?P<intro>where |with |\\forall ?|for (?:all |any |every |each |some |arbitrary )?|any |and |"
-    r"as )?(?P<kind>(?:(?:an?|the|all|any|every|some|arbitrary|fixed|real|complex|rational|positive|negative|non-?negative|"
+    r"[,;:( ]\s*\(?\s*(?P<intro>where |with |\\forall ?|for (?:all |any |every |each |some |arbitrary )?|any |and |"
+    r"as )?(?P<kind>(?:(?:an?|the|all|any|every|some|arbitrary|fixed|real|complex|rational|positive|negative"
+    r"|non-?negative|"
     r"non-?zero|natural|whole|integer|integers|constants?|numbers?|reals?|values? of|parameters?) )*)"
     r"(?P<names>(?:\\?[a-zA-Z]+(?:_\{?\w\}?)?)(?:(?:, ?| and )\\?[a-zA-Z](?:_\{?\w\}?)?)*) ?"
-    r"(?P<what>\\in ?(?P<set>\\mathbb ?\{? ?[ZNQC] ?\}?|\\R)(?P<part>[\^_]?\{?[-+*0-9>]*\}?)|"
+    r"(?P<what>\\in ?(?P<set>\\mathbb ?\{? ?[ZNQC] ?\}?|\\R)(?P<part>[\^_]?\{?(?:[-+*0-9>]|\\ge ?)*\}?)|"
     r"(?:is|are|being|=) (?:an?|any|arbitrary|some|all)? ?(?:(?:arbitrary|real|complex|rational|positive|non-?negative|"
     r"nonzero|natural|fixed|whole) )*(?:integers?|constants?|numbers?|reals?|parameters?|real|arbitrary)|"
+    r"integers?|constants?|arbitrary|= ?-?\d+(?:, ?-?\d+)*, ?\\ldots|"
     r"(?:\\ne|>|<|\\ge|\\le)(?![a-z]) ?-?[\w.]+|)\s*\)?\.?$"
 )
 
@@ -271,30 +295,43 @@ def _meet(text: str) -> str:
     return f"{lower[0][0]}{lower[1][0]},{upper[1][1]}{upper[0][1]}"
 
 
-def _with_coordinates(text: str) -> str:
-    """(x, y) = (1, 2) as x = 1, y = 2."""
-    match = _COORDINATES.fullmatch(text)
-    names, values = (match[1].split(","), match[2].split(",")) if match else ([], [])
-    if not names or len(names) != len(values):
+def _with_coordinates(text: str, names: bool) -> str:
+    """(x, y) = (1, 2), also as columns, as x = 1, y = 2, or without the names as (1, 2)."""
+    sides = _split(text, "=") if text[:1] in "([\\" else []
+    left, right = (_entries(sides[0]), _entries(sides[1])) if len(sides) == 2 else (None, None)
+    if not (left and right) or len(left[1]) != len(right[1]) or not all(map(_LETTER.fullmatch, left[1])):
         return text
-    return ", ".join(f"{name.strip()} = {value.strip()}" for name, value in zip(names, values))
+    return ", ".join(f"{name} = {value}" for name, value in zip(left[1], right[1])) if names else sides[1]
 
 
 def _qualified(text: str) -> tuple[str, str]:
     r"""The answer and what it says about a parameter: "k\pi, k \in \mathbb{Z}" is ("k\pi", "Z").
 
     An inequality or a set keeps it, since "x > 3, x \in \mathbb{Z}" is another set than x > 3."""
-    if not re.search(r"\\in(?![a-z])|\\forall|\\text\{|\bfor\b|\bwhere\b|\\ne|[<>]", text):
+    if not re.search(r"\\(?:in|forall|ne|le|ge|ldots)(?![a-z])|\\text\{|\bfor\b|\bwhere\b|[<>]", text):
         return text, ""
     line = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", text)
     line = re.sub(r"\s+", " ", line).strip()
-    for match in _DOMAIN.finditer(line):
+    for separator in re.finditer(r"[,;:( ]", line):
+        if not (match := _DOMAIN.match(line, separator.start())):
+            continue
         main = line[: match.start()].strip(" ,;(")
         names = re.findall(r"\\?[a-zA-Z]+(?:_\{?\w\}?)?", re.sub(r"\band\b", " ", match["names"]))
         intro, kind = match["intro"] or "", match["kind"]
-        told = match["what"] or "forall" in intro or re.match("for (?:all|any|every|each|some|arb)", intro) or "constant" in kind
+        told = (
+            match["what"]
+            or "forall" in intro
+            or re.match("for (?:all|any|every|each|some|arb)", intro)
+            or "constant" in kind
+        )
         told = told or (intro.startswith("for") and re.search("integer|number|real", kind))
-        if not main or not told or not balanced(main) or any(len(n) > 1 and n[0] != "\\" and "_" not in n for n in names):
+        if (
+            not main
+            or not told
+            or len(set(names)) < len(names)
+            or not balanced(main)
+            or any(len(n) > 1 and n[0] != "\\" and "_" not in n for n in names)
+        ):
             continue
         if re.search(r"\\(?:in|le|ge|ne|cup|cap)(?![a-z])|[<>]|\\\{|^[\[(].*[\])]$", main):
             return text, ""
@@ -309,7 +346,7 @@ def _qualified(text: str) -> tuple[str, str]:
 
 
 def _one_name(text: str) -> tuple[str, str]:
-    r"""Name and values of "x \in \{1, 2\}", "x = 1, x = 2", "x_1 = 1, x_2 = 2" and "n = 2, 3, 4"; "" and the text for others."""
+    r"""Name and values of "x \in \{1, 2\}", "x = 1, x = 2" and "n = 2, 3, 4"; else "" and the text."""
     if match := re.fullmatch(rf"({_VARIABLE}) ?(?:=|\\in(?![a-z])) ?(\\\{{.*\\\}})", text):
         inside = _bracketed(match[2])
         return (match[1], ", ".join(_split(inside[1], _MEMBERS))) if inside else ("", text)
@@ -350,8 +387,9 @@ def _equal(answer: str, gold: str, by_value: bool) -> bool:
         return letters == chosen
     if re.search(r"[<>]|\\[lg]e(?![a-z])", answer):
         answer, gold = _meet(answer), _meet(gold)
-    if "=" in answer and "=" in gold:
-        answer, gold = _with_coordinates(answer), _with_coordinates(gold)
+    if "=" in answer or "=" in gold:
+        named = "=" in answer and "=" in gold
+        answer, gold = _with_coordinates(answer, named), _with_coordinates(gold, named)
     (point, gold_point) = _POINT.match(answer), _POINT.match(gold)
     if (point and (gold_point or gold[0] == "(")) or (gold_point and answer[:1] == "("):
         if point and gold_point and point[1] != gold_point[1]:
@@ -486,8 +524,9 @@ DIGITS = 1000  # compared by number: 2 - 2^{-2023} is not 2 - 2^{-2024}
 
 
 def _has_roots(one, other) -> bool:
-    r"""Whether roots, logarithms or |x| of variables are in both, or |x| in one: sympy keeps \sqrt{1/n} apart from 1/\sqrt{n},
-    as they differ where n < 0 in the complex plane."""
+    r"""Whether both have roots or logarithms of variables, or one has |x| and one has roots.
+
+    sympy keeps \sqrt{1/n} apart from 1/\sqrt{n}, since they differ where n < 0 in the complex plane."""
     from sympy import Abs, Expr, Pow, log
 
     def has(expression) -> bool:
@@ -500,11 +539,12 @@ def _has_roots(one, other) -> bool:
 
 
 def _agree(one, other) -> bool | None:
-    """Whether two expressions have equal values to 1,000 digits, at several points where both are real if they have variables.
+    """Whether two expressions have equal values to 1,000 digits; with variables, at several points where both are real.
 
     Under roots and logarithms variables are taken to be positive, unless |x| shows that signs matter. None: can't say.
     """
     from sympy import Abs, Derivative, Expr, Float, Integral, Limit, Product, Rational, Sum, UnevaluatedExpr
+    from sympy.functions.combinatorial.factorials import CombinatorialFunction
 
     if not (isinstance(one, Expr) and isinstance(other, Expr)):
         return None
@@ -515,14 +555,19 @@ def _agree(one, other) -> bool | None:
     if not symbols and one.is_Rational and other.is_Rational:
         return bool(one == other)
     signed = one.has(Abs) or other.has(Abs) or not _has_roots(one, other)
+    special = symbols and any(e.atoms(CombinatorialFunction) for e in (one, other))
+    digits = 100 if special else DIGITS  # (n - 1)! to 1,000 digits takes seconds
     agreed = 0
     for i in range(8 if symbols else 1):
         # Fractions that no one chooses: large and small, of both signs where signs matter.
-        values = [Rational((7919 * (i + 3 * j + 1)) % 1009 + 1, 97 + (i * 389 + j * 61) % 211 * (i % 3)) for j in range(len(symbols))]
+        values = [
+            Rational((7919 * (i + 3 * j + 1)) % 1009 + 1, 97 + (i * 389 + j * 61) % 211 * (i % 3))
+            for j in range(len(symbols))
+        ]
         values = [-v if signed and (i >> (j % 3)) & 1 else v for j, v in enumerate(values)]
         point = dict(zip(symbols, values))
         try:
-            left, right = (e.subs(point).evalf(DIGITS) for e in (one, other))
+            left, right = (e.subs(point).evalf(digits) for e in (one, other))
         except (ValueError, TypeError, ZeroDivisionError, AttributeError):
             return None
         if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
@@ -532,7 +577,7 @@ def _agree(one, other) -> bool | None:
         if symbols and not (left.is_real and right.is_real):
             continue
         gap, scale = abs(left - right), max(abs(left), abs(right))
-        if scale != 0 and gap > scale * Rational(1, 10 ** (DIGITS - 50)):
+        if scale != 0 and gap > scale * Rational(1, 10 ** (digits - 50)):
             return False
         agreed += 1
     return True if agreed >= (3 if symbols else 1) else None

@@ -1,4 +1,4 @@
-r"""One spelling for what Unicode, HTML and LaTeX spell in many ways: `clean("½")` is "\frac{1}{2}". Values stay the same.
+r"""One spelling for what Unicode, HTML and LaTeX spell in many ways: `clean("½")` is "\frac{1}{2}".
 
 Every rule has a comment with an example. Rules run in order, each over the whole text, and each takes linear time.
 """
@@ -31,13 +31,15 @@ _GREEK = {
     if code not in (0x3BF, 0x3C2)  # omicron, final sigma
 }
 _GREEK |= {letter.upper(): f"\\{_GREEK[letter][1:].capitalize()}" for letter in "γδθλξπσφψω"}
-_TABLE = str.maketrans(_SYMBOLS | _GREEK | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\ufeff\xad", ""))
+_TABLE = str.maketrans(
+    _SYMBOLS | _GREEK | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\ufeff\xad", "")
+)
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _SUPERSCRIPT = "[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f\u2071]"
 
 
 def _root(match: re.Match) -> str:
-    """√16x is \\sqrt{16}x; ³√27 is a cube root; √(...) waits for the rule for brackets."""
+    """√20x is \\sqrt{20}x; ³√27 is a cube root; √(...) waits for the rule for brackets."""
     index = unicodedata.normalize("NFKC", match[1] or "")
     command = f"\\sqrt[{index}]" if index else _ROOTS[match[2]]
     return command + (f"{{{match[3]}}}" if match[3] else "")
@@ -45,20 +47,25 @@ def _root(match: re.Match) -> str:
 
 def _ascii(text: str) -> str:
     """Unicode characters as LaTeX."""
-    text = re.sub(rf"((?<![\w)}}\]]){_SUPERSCRIPT}+)?([√∛∜])\s*(\d+(?:\.\d+)?|[a-zA-Zα-ω](?![a-zA-Z])|(?=[({{\\]))?", _root, text)
+    text = re.sub(
+        rf"((?<![\w)}}\]]){_SUPERSCRIPT}+)?([√∛∜])\s*(\d+(?:\.\d+)?|[a-zA-Zα-ω](?![a-zA-Z])|(?=[({{\\]))?", _root, text
+    )
     text = re.sub(r"(?:\d[\u0304\u0305])+", lambda m: rf"\overline{{{re.sub('[^0-9]', '', m[0])}}}", text)  # 0.3̅
     text = re.sub(r"(\d)\u0307", r"\\dot{\1}", text)  # 0.3̇
     text = re.sub(f"{_SUPERSCRIPT}+", r"^{\g<0>}", text)
     text = re.sub("[\u2080-\u208e\u2090-\u209c\u1d62-\u1d65\u2c7c]+", r"_{\g<0>}", text)
     text = re.sub("[①-⑳]", r" \g<0> ", text)  # ①③ is not 13
-    text = re.sub("[¼-¾⅐-⅞]", lambda m: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m[0]).split("⁄")), text)
+    text = re.sub(
+        "[¼-¾⅐-⅞]", lambda m: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m[0]).split("⁄")), text
+    )
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     return text
 
 
 _ENTITY = re.compile(r"&(?:#\d{1,6}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
 _TAG = re.compile(
-    r"<(b|i|em|strong|u|span|p|div|code|font|mark|small|big|sup|sub)(?:\s[^<>]*)?>([^<>]*)</\1\s*>|<br\s*/?>()", re.IGNORECASE
+    r"<(b|i|em|strong|u|span|p|div|code|font|mark|small|big|sup|sub)(?:\s[^<>]*)?>([^<>]*)</\1\s*>|<br\s*/?>()",
+    re.IGNORECASE,
 )
 
 
@@ -78,18 +85,22 @@ def _without_html(text: str) -> str:
 
 # Fonts and sizes change nothing; what they wrap stays. \text and its like stay as \text, since they may hold a unit.
 _FONTS = (
-    "boldsymbol|bm|pmb|mathbf|mathit|mathnormal|mathcal|mathscr|underline|uline|underbar|ensuremath|vec|overrightarrow|mathord"
-    "|mathop|mathstrut|fbox|boxed|framebox|smash|mathclap|uwave|uuline|bold|hl"
+    "boldsymbol|bm|pmb|mathbf|mathit|mathnormal|mathcal|mathscr|underline|uline|underbar|ensuremath|vec"
+    "|overrightarrow|mathord"
+    "|mathop|mathstrut|fbox|boxed|framebox|smash|mathclap|uwave|uuline|bold|hl|mathfrak"
 )
 _SWITCHES = (
-    "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|mdseries|upshape|sffamily|rmfamily"
-    "|bf|it|sf|tt|sc|sl|displaystyle|textstyle|scriptstyle|scriptscriptstyle|left|right|middle|mathopen|mathclose|mathbin|mathrel"
+    "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|mdseries|upshape"
+    "|sffamily|rmfamily"
+    "|bf|it|sf|tt|sc|sl|displaystyle|textstyle|scriptstyle|scriptscriptstyle|left|right|middle|mathopen|mathclose"
+    "|mathbin|mathrel"
     "|limits|nolimits|nonumber|notag|strut|null|hfill|noindent|centering|relax|allowbreak|nobreak|protect|boldmath"
     "|[bB]igg?[lrm]?"
 )
 _TEXT = "mbox|hbox|text(?:bf|it|rm|normal|sf|tt|sc|sl|up|md)|emph|mathrm|mathsf|mathtt|rm|operatorname|texttt"
 _FUNCTIONS = (
-    "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|coth|sin|cos|tan|cot|csc|ln|log|exp|gcd|lcm"
+    "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|coth|sin|cos|tan|cot|csc"
+    "|ln|log|exp|gcd|lcm"
 )
 # Arguments of these commands may be one character or one command: \frac\pi2, \sqrt2, \binom52.
 _ARGUMENTS = {"frac": 2, "sqrt": 1, "binom": 2, "dot": 1, "bar": 1, "overline": 1, "hat": 1, "tilde": 1, "text": 1}
@@ -153,7 +164,7 @@ def _with_braces(text: str) -> str:
 
 
 def _without_fonts(text: str) -> str:
-    r"""\bm{x^2} is x^2; braces stay where they hold an exponent, an index or an argument together."""
+    r"""\bm{a^2} is a^2; braces stay where they hold an exponent, an index or an argument together."""
     commands = list(re.finditer(rf"\\(?:{_FONTS})(?![a-zA-Z])", text))
     for command in reversed(commands[-60:]):
         found = _argument(text, command.end(), "")
@@ -169,7 +180,7 @@ def _without_fonts(text: str) -> str:
 
 
 def _siunitx(text: str) -> str:
-    r"""\SI{5}{\centi\meter} is 5 \text{ centimeter}; \num{5} is 5; \ang{90} is 90^\circ."""
+    r"""\SI{8}{\centi\meter} is 8 \text{ centimeter}; \num{8} is 8; \ang{90} is 90^\circ."""
     braces = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 
     def unit(body: str) -> str:
@@ -181,33 +192,44 @@ def _siunitx(text: str) -> str:
         return re.sub(r"\\([a-z]{3,})", r" \1 ", body).replace("~", " ")
 
     option = r"\s*(?:\[[^\[\]]*\])?\s*"
-    text = re.sub(
-        rf"\\(?:SI|qty){option}{braces}\s*{braces}", lambda m: rf"{m[1]} \text{{ {unit(m[2])} }}", text
-    )
+    text = re.sub(rf"\\(?:SI|qty){option}{braces}\s*{braces}", lambda m: rf"{m[1]} \text{{ {unit(m[2])} }}", text)
     text = re.sub(rf"\\(?:si|unit){option}{braces}", lambda m: rf" \text{{ {unit(m[1])} }}", text)
     return re.sub(rf"\\num{option}{braces}", r"\1", re.sub(rf"\\ang{option}{braces}", r"\1^\\circ ", text))
 
 
 _MATRIX = re.compile(r"\\begin ?\{([pbBvV]?matrix)\}(?:(?!\\begin).)*?\\end ?\{\1\}", re.DOTALL)
 _ENVIRONMENT = re.compile(
-    r"\\begin ?\{(aligned|align|alignat|alignedat|gathered|gather|equation|split|cases|dcases|rcases|array|math|displaymath|center"
-    r"|multline|eqnarray|flushleft|document|tabular)\*?\}(?: ?\[[tbc]\])?(?: ?\{[lcr|@{} \d]*\})?((?:(?!\\begin).)*?)\\end ?\{\1\*?\}", re.DOTALL
+    r"\\begin ?\{(aligned|align|alignat|alignedat|gathered|gather|equation|split|cases|dcases|rcases|array|math"
+    r"|displaymath|center"
+    r"|multline|eqnarray|flushleft|document|tabular)\*?\}(?: ?\[[tbc]\])?(?: ?\{[lcr"
+    r"|@{} \d]*\})?((?:(?!\\begin).)*?)\\end ?\{\1\*?\}",
+    re.DOTALL,
 )
 
 
 def _rows(match: re.Match) -> str:
-    r"""\begin{aligned} x &= 1 \\ y &= 2 \end{aligned} is "x = 1, y = 2"; a table of numbers and a piecewise function stay."""
+    r"""\begin{aligned} x &= 1 \\ y &= 2 \end{aligned} is "x = 1, y = 2"; tables and piecewise functions stay."""
     rows = [row.strip().rstrip(" ,;.") for row in re.split(r"\\\\(?:\s*\[[^\[\]]*\])?|\\cr(?![a-z])", match[2])]
     rows = [row for row in rows if row]
     columns = max((row.count("&") for row in rows), default=0)
-    if match[1] == "array" and (columns or (len(rows) > 1 and not all(re.search(r"[=<>]|\\[lg]e", row) for row in rows))):
+    if match[1] == "array" and (
+        columns or (len(rows) > 1 and not all(re.search(r"[=<>]|\\[lg]e", row) for row in rows))
+    ):
         return match[0]
-    if match[1] in ("cases", "dcases", "rcases") and columns and not all(re.search(r"&\s*=|=\s*&", row) for row in rows):
+    if (
+        match[1] in ("cases", "dcases", "rcases")
+        and columns
+        and not all(re.search(r"&\s*=|=\s*&", row) for row in rows)
+    ):
         return match[0]
     text = ""
     for row in rows:
         row = row.replace("&", " ").strip()
-        text += row if not text else (" " if re.match(r"=|\\(?:le|ge|approx|iff|[rR]ightarrow)|[<>+-]", row) else ", ") + row
+        text += (
+            row
+            if not text
+            else (" " if re.match(r"=|\\(?:le|ge|approx|iff|[rR]ightarrow)|[<>+-]", row) else ", ") + row
+        )
     return f" {text} "
 
 
@@ -228,7 +250,7 @@ def _flat_environments(text: str) -> str:
 
 
 def _without_groups(text: str) -> str:
-    r"""{13} is 13: braces go where they are no argument, exponent or index of anything."""
+    r"""{31} is 31: braces go where they are no argument, exponent or index of anything."""
     position = 0
     while (position := text.find("{", position)) >= 0:
         end = _group_end(text, position)
@@ -244,8 +266,9 @@ def _without_groups(text: str) -> str:
 
 # --- Rewrites ---
 
-_NUMERALS = {word: str(number) for number, word in enumerate(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}  # fmt: skip
+_NUMERALS = {word: str(number) for number, word in enumerate((
+    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen"), 2)}  # fmt: skip
 _BASE = "|".join(_NUMERALS)
 
 
@@ -308,61 +331,83 @@ def _unit_vectors(text: str) -> str:
 
 
 _FIRST_RULES = (  # before braces are added around arguments
-    (r"\\textdollar(?![a-z])", r"\\$"), (r"\\(?:pounds|textsterling)(?![a-z])", "£"), (r"\\(?:euro|texteuro)(?![a-z])", "€"),
+    (r"\\textdollar(?![a-z])", r"\\$"),
+    (r"\\(?:pounds|textsterling)(?![a-z])", "£"),
+    (r"\\(?:euro|texteuro)(?![a-z])", "€"),
     (r"\\yen(?![a-z])", "¥"),
-    (r"\\text(?:bf|rm)?\s*\{\s*(\\?[$€£¥₹])\s*([\d.,]*)\s*\}", r"\1\2"),  # \text{\$29}
-    (r"\b(?:US|AU|CA|NZ|HK|[AC])\s?\\?\$(?=\s?\d)", r"\\$"),  # US\$29
-    (r"€(?=\s?-?[\d.])", r"\\text{euro} "), (r"£(?=\s?-?[\d.])", r"\\text{GBP} "), (r"¥(?=\s?-?[\d.])", r"\\text{yen} "),  # €29
+    (r"\\text(?:bf|rm)?\s*\{\s*(\\?[$€£¥₹])\s*([\d.,]*)\s*\}", r"\1\2"),  # \text{\$45}
+    (r"\b(?:US|AU|CA|NZ|HK|[AC])\s?\\?\$(?=\s?\d)", r"\\$"),  # US\$45
+    (r"€(?=\s?-?[\d.])", r"\\text{euro} "),
+    (r"£(?=\s?-?[\d.])", r"\\text{GBP} "),
+    (r"¥(?=\s?-?[\d.])", r"\\text{yen} "),  # €45
     (r"₹(?=\s?-?[\d.])|\b(?:Rs\.?|INR)\s?(?=\d)", r"\\text{rupee} "),  # Rs. 500
-    (r"(?:\b(USD|EUR|GBP)|\\text\s*\{\s*(USD|EUR|GBP)\s*\})\s?(?=\d)", r"\\text{\1\2} "),  # USD 29
-    (r"(?<=[\d.}])\s?(?:\\text\s*\{\s*)?([€£¥₹])(?:\s*\})?", lambda m: f"\\text{{ {_MONEY[m[1]]}}}"),  # 29€
-    (r"(?<=\d)\s?\\?¢", r"\\text{ cents}"),  # 29€
+    (r"(?:\b(USD|EUR|GBP)|\\text\s*\{\s*(USD|EUR|GBP)\s*\})\s?(?=\d)", r"\\text{\1\2} "),  # USD 45
+    (r"(?<=[\d.}])\s?(?:\\text\s*\{\s*)?([€£¥₹])(?:\s*\})?", lambda m: f"\\text{{ {_MONEY[m[1]]}}}"),  # 45€
+    (r"(?<=\d)\s?\\?¢", r"\\text{ cents}"),  # 45€
     (r"\\\$|(?<=[\d\s])\$(?=\d)|^\$(?=[\d.,]+$)", r"\\text{dollar} "),  # \$18.90
     (r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]", r"\\\\ "),  # a row's end with a distance: \\[4pt]
+    (r"\\newline(?![a-z])", r"\\\\ "), (r"\\bbox\s*\[[^\[\]]*\]|\\enclose\s*\{(?:circle|box|roundedbox)\}", ""),
+    (r"\\(?:under|over)brace\s*\{([^{}]*)\}\s*[_^]\s*\{(?:[^{}]|\{[^{}]*\})*\}", r"\1"),  # \underbrace{7}_{\text{sum}}
     (r"\$|(?<!\\)\\[()\[\]](?!\])", ""),  # $5$, \(5\)
     (r"\\begin\s*\{smallmatrix\}", r"\\begin{matrix}"), (r"\\end\s*\{smallmatrix\}", r"\\end{matrix}"),
     (r"\\(begin|end)\s*\{([pbvBV]?matrix)\*\}(?:\s*\[[lcr]\])?", r"\\\1{\2}"),
-    (r"\\hline|\\[hv]space\*?\s*\{[^{}]*\}|\\[hm]?skip\s*-?[\d.]+\s*(?:pt|em|ex|mu|cm)|\\kern\s*-?[\d.]+\s*(?:pt|em|ex|mu)", ""),
+    (r"\\hline|\\[hv]space\*?\s*\{[^{}]*\}|\\[hm]?skip\s*-?[\d.]+\s*(?:pt|em|ex|mu|cm)|\\kern\s*-?[\d.]+\s*(?:pt"
+     r"|em|ex|mu)", ""),
     (r"\\(?:label|tag\*?)\s*\{[^{}]*\}", ""), (r"\\fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}", ""),
-    (r"\\(?:text)?color(?:box)?\s*(?:\[[^\[\]]*\])?\s*\{[^{}]*\}", ""),  # \textcolor{blue}{204}
-    (rf"\\(?:{_SWITCHES})(?![a-zA-Z])\.?", " "),  # {\Large 13}, \left(
+    (r"\\(?:text)?color(?:box)?\s*(?:\[[^\[\]]*\])?\s*\{[^{}]*\}", ""),  # \textcolor{blue}{31}
+    (rf"\\(?:{_SWITCHES})(?![a-zA-Z])\.?", " "),  # {\Large 31}, \left(
     (r"(?<=\d)(?:,?\\!\s*|\\, ?|\\ |\{,\})(?=\d{3}(?!\d))", ""),  # 1\,000, 32,\!348
     (r"\\!|\\phantom\s*(?:\{[^{}]*\}|.)|\\[hv]phantom\s*\{[^{}]*\}", ""),
     (r"(?<!\\)\\[,;: ]|~", " "),  # spaces; \quad only after thousands
-    (r"(?<![\d.,/^_])(?<![\d^_]\{)(?<!\d )(\d{1,3}(?: \d{3})+)(?!\d|,\d| ?[/\d]|\.\d{1,3} \d)", lambda m: m[0].replace(" ", "")),  # 12 345
+    # 12 345
+    (r"(?<![\d.,/^_])(?<![\d^_]\{)(?<!\d )(\d{1,3}(?: \d{3})+)(?!\d|,\d| ?[/\d]"
+     r"|\.\d{1,3} \d)", lambda m: m[0].replace(" ", "")),
     (r"(?<![\d.,'])\d{1,3}(?:'\d{3})+(?![\d'])", lambda m: m[0].replace("'", "")),  # 1'000
-    (r"(?<![\w.])\d{1,3}(?:_\d{3}){2,}(?!\w)|(?<![\w.])\d{1,3}_000(?!\w)", lambda m: m[0].replace("_", "")),  # 1_000_000
+    # 1_000_000
+    (r"(?<![\w.])\d{1,3}(?:_\d{3}){2,}(?!\w)|(?<![\w.])\d{1,3}_000(?!\w)", lambda m: m[0].replace("_", "")),
     (r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,}(?![\d.,])", lambda m: m[0].replace(".", "")),  # 1.000.000
     (r"\\q?quad(?![a-z])|\s", " "),
     (r"\\(?:[dtcsx]|nice|flat)frac(?![a-z])", r"\\frac"), (r"\\[dt]binom(?![a-z])", r"\\binom"),
-    (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"), (r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"^(\w+) ?\\choose (\w+)$", r"\\binom{\1}{\2}"),  # 5 \choose 2
     (r"(?:\{ ?\})?[\^_]\{?(\d+)\}? ?(?:\\text ?\{)?C\}?_\{?(\d+)\}?", r"\\binom{\1}{\2}"),  # ^5C_2
     (rf"\\operatorname\*? ?\{{ ?({_FUNCTIONS}|sec|max|min) ?\}}", r"\\\1 "),
     (r"\\operatorname\*? ?\{ ?(lg|tg|ctg|cotg|cosec|arctg|arcctg|sh|ch|th|arsinh|arcosh|artanh) ?\}", r"\\\1 "),
-    (r"\\lg(?![a-z])", r"\\log_{10}"), (r"\\(arc)?tg(?![a-z])", r"\\\1tan"), (r"\\(arc)?(?:ctg|cotg)(?![a-z])", r"\\\1cot"),
-    (r"\\cosec(?![a-z])", r"\\csc"), (r"\\sh(?![a-z])", r"\\sinh"), (r"\\ch(?![a-z])", r"\\cosh"), (r"\\th(?![a-z])", r"\\tanh"),
+    (r"\\lg(?![a-z])", r"\\log_{10}"),
+    (r"\\(arc)?tg(?![a-z])", r"\\\1tan"),
+    (r"\\(arc)?(?:ctg|cotg)(?![a-z])", r"\\\1cot"),
+    (r"\\cosec(?![a-z])", r"\\csc"),
+    (r"\\sh(?![a-z])", r"\\sinh"),
+    (r"\\ch(?![a-z])", r"\\cosh"),
+    (r"\\th(?![a-z])", r"\\tanh"),
     (r"\\ar(sinh|cosh|tanh)(?![a-z])", r"\\arc\1"),
     (r"\\var(epsilon|phi|theta|rho|sigma|kappa)(?![a-z])", r"\\\1"), (r"\\([ij])math(?![a-z])", r"\1"),
     (r"\{ ?\\rm(?![a-z]) ?([^{}]*)\}", r"\\text{\1}"),  # {\rm cm}
     (rf"\\(?:{_TEXT})\*? ?\{{", r"\\text{"),
     (rf"\\text ?\{{ ?({_FUNCTIONS}|tg|ctg|lg) ?\}}", r"\\\1 "),  # \mathrm{sin} x
+    (rf"\\(?:{_TEXT}|text) ([a-zA-Z])(?![a-zA-Z])", r"\\text{\1}"),  # \mathrm i
     (r"\\rm(?![a-z])", " "),
     (r"(\\[a-zA-Z]+|[\^_\]}]) +\{", r"\1{"),  # \frac {1} {2}
 )  # fmt: skip
 _NAMED_SETS = r"\\mathbb ?\{? ?([RZNQC]) ?\}?"
-_VALUE_WORDS = r"not|never|no|wrong|incorrect|except|minus|negative|opposite|guess|maybe|half|twice|double|less|more|between|over|under"
+_VALUE_WORDS = (
+    "not|never|no|wrong|incorrect|except|minus|negative|opposite|guess|maybe|half|twice|double|less|more|between"
+    "|over|under|reciprocal|inverse|negation"
+)
 _RULES = (
     (rf"(_\{{? ?)(?:\\text\{{ ?)?(?:base ?)?({_BASE})(?: ?\}})?( ?\}})?(?![a-zA-Z])",
-     lambda m: f"_{{{_NUMERALS[m[2]]}}}"),  # 1011_{\text{two}}
-    (r"_\{? ?(?:\\text\{ ?base ?\}|\\text\{ ?base ?(?=\d)|base ?|\()(\d+)[ })]*", r"_{\1}"),  # 1011_{\text{base }2}
+     lambda m: f"_{{{_NUMERALS[m[2]]}}}"),  # 2120_{\text{three}}
+    (r"_\{? ?(?:\\text\{ ?base ?\}|\\text\{ ?base ?(?=\d)|base ?|\()(\d+)[ })]*", r"_{\1}"),  # 2120_{\text{base }3}
     (rf"(?<=[\dA-F)]) ?(?:\\text\{{|\()*[ (]*(?:in )?base[- ]?(?:\}} ?)?(\d+|(?:{_BASE})(?![a-z]))[ )}}]*$",
-     lambda m: f"_{{{_NUMERALS.get(m[1], m[1])}}}"),  # 1011 \text{ (base 2)}
+     lambda m: f"_{{{_NUMERALS.get(m[1], m[1])}}}"),  # 2120 \text{ (base 3)}
     (r"\\text\{ ?([0-9A-F]+) ?\}(?=_)", r"\1"),  # \text{A5}_{11}
-    (r"^0b([01]+)$", r"\1_{2}"), (r"^0x([0-9a-fA-F]+)$", lambda m: f"{m[1].upper()}_{{16}}"), (r"^0o([0-7]+)$", r"\1_{8}"),
-    (r"\\text\{ ?([^a-zA-Z{}\\]*) ?\}", r" \1 "),  # 10\text{!}
+    (r"^0b([01]+)$", r"\1_{2}"),
+    (r"^0x([0-9a-fA-F]+)$", lambda m: f"{m[1].upper()}_{{16}}"),
+    (r"^0o([0-7]+)$", r"\1_{8}"),
+    (r"\\text\{ ?([^a-zA-Z{}\\]*) ?\}", r" \1 "),  # 6\text{!}
     (r"\\text\{ ?([^{}a-zA-Z]*\d)([a-zA-Z ]*)\}", r" \1\\text{\2}"),  # \text{7 cm}
-    (r"\\text\{ ?([a-fi-kn-rt-z]) ?\}", r" \1 "),  # 5\mathrm{i}: no unit has this letter
+    (r"\\text\{ ?([a-fi-kn-rt-z]) ?\}", r" \1 "),  # 7\mathrm{i}: no unit has this letter
     (r"\\leq(?:slant)?(?![a-z])|<=|=<|\\leqq", r"\\le "), (r"\\geq(?:slant)?(?![a-z])|>=|\\geqq", r"\\ge "),
     (r"\\neq(?![a-z])|!=|\\not ?=", r"\\ne "), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"),
     (r"\\%|\\text\{ ?(?:\\?%|per ?cent) ?\}|(?<=\d) ?percent\b", "%"),
@@ -371,13 +416,16 @@ _RULES = (
      r"|\\text\{ ?deg(?:rees?)?\.? ?\}|(?<=\d) ?deg(?:rees?)?$", r"^\\circ "),
     (r"\^\{? ?\^\\circ ?\}?", r"^\\circ "),  # ^\degree
     (r"(?<=\d)\{ ?\}(?=\^)", ""),  # 90{}^\circ
+    # 7 a.m.
+    (r"(?<=\d) ?(?:\\text\{ ?)?([apAP])\. ?[mM](?![a-z])\.?(?: ?\})?", lambda m: rf" \text{{ {m[1].lower()}m}}"),
     (r"\\(?:lbrace|rbrace)", lambda m: "\\{" if m[0][1] == "l" else "\\}"), (r"\\langle", "("), (r"\\rangle", ")"),
     (r"^< ?([^<>]*,[^<>]*) ?>$", r"(\1)"),  # <1, 2>
     (r"\\(?:infin|inf)(?![a-z])|\\text\{ ?infinity ?\}|\binfinity\b", r"\\infty"), (r"(?<=[\w)])\*\*(?=[\w(-])", "^"),
     (r"\+ ?\\infty", r"\\infty"), (r"\\mathbb ?\{?R\}?", r"\\R"),
-    (r"(?<![\\a-zA-Z])(?:np\.|math\.)?(pi|arcsin|arccos|arctan|sin|cos|tan|cot|sinh|cosh|tanh|csc|ln|log)(?![a-zA-Z])", r"\\\1 "),
+    (r"(?<![\\a-zA-Z])(?:np\.|math\.)?(pi|arcsin|arccos|arctan|sin|cos|tan|cot|sinh|cosh|tanh|csc|ln"
+     r"|log)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])lg(?![a-zA-Z])", r"\\log_{10}"), (r"(?<![\\a-zA-Z])(sec|exp|gcd|lcm|max|min) ?(?=\()", r"\\\1 "),
-    (r"(?<=[\d)}]) {0,3}(?:\\text\{ ?)?[xX](?: ?\})? {0,3}(?=10 ?\^)", r"\\times "),  # 1.5 x 10^3
+    (r"(?<=[\d)}]) {0,3}(?:\\text\{ ?)?[xX](?: ?\})? {0,3}(?=10 ?\^)", r"\\times "),  # 2.5 x 10^4
     (r"(?<=\d)(?<!\b0)(?: ?[xX] ?(?=\d)|\\text\{ ?[xX] ?\}(?=\d))", r"\\times "),  # 3 x 4
     (r"\^ ?(-\d+)", r"^{\1}"), (r"\^ ?\( ?(-?\d+) ?\)", r"^{\1}"),  # 2^-3
     (r"(\d(?:\.\d+)?)\s*[eE]\s*([-+]?\d+)(?!\.?\d)", r"\1\\times 10^{\2}"),
@@ -386,24 +434,33 @@ _RULES = (
     (r"\\(?:bar|widehat|dot)\{(\d+)\}", r"\\overline{\1}"),  # 0.\dot{3}
     (r"\\overline\{(\d)\}(\d*)\\overline\{(\d)\}", r"\\overline{\1\2\3}"),  # 0.\dot{1}4285\dot{7}
     (r"(?<=[.\d])\{(\\overline\{\d+\})\}", r"\1"),
-    (r"(?<![\w.])(\d+\.\d*)\((\d+)\)(?![\w(^.])", r"\1\\overline{\2}"),  # 0.1(6)
+    (r"(?<![\w.])(\d+\.\d*)\((\d+)\)(?![\w(^.])", r"\1\\overline{\2}"),  # 0.2(3)
     (r"(\d*)\.(\d{0,20})\\overline\{(\d{1,20})\}", _recurring),
     (r"^(\d+)-(\d+/\d+)(?= ?(?:[a-zA-Z]{2}|\\text))", r"\1 \2"),  # 2-1/4 inches
-    (r"(?<![\d.}^_/])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(?:and )?(\d+) ?/ ?(\d+))(?![\d.]*[!^])", r"(\1+\\frac{\2\4}{\3\5})"),
+    (r"(?<![\d.}^_/])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}"
+     r"|(?<= )(?:and )?(\d+) ?/ ?(\d+))(?![\d.]*[!^])", r"(\1+\\frac{\2\4}{\3\5})"),
     (r"\\text\{[ ,]*(and|or)[ ,]*\}", r" \1 "), (r"\\(?:lor|vee)(?![a-z])", " or "), (r"\\land(?![a-z])", r"\\wedge"),
     (r"([\^_])(\\(?:frac\{[^{}]*\}|sqrt)\{[^{}]*\})", r"\1{\2}"),  # x^\frac12
     (r" +", " "),
-    (r"^[ ,;`:]+|[ ,;`\\]*(?<!\.)\.?[ ,;`\\]*$", ""), (r"^\\text\{([^{}]*)\}$|^\*\*(.*)\*\*$|^__(.*)__$|^\*([^*]*)\*$", r"\1\2\3\4"),
-    (r"^(?:(?:=|\\(?:Rightarrow|implies|therefore|to|rightarrow|Longrightarrow|iff|simeq)(?![a-z])) ?)+", ""),  # = 7
-    (rf"^\\text\{{ ?(?![^{{}}]*\b(?i:{_VALUE_WORDS})\b)[A-Za-z][A-Za-z ,'()-]*?(?::|=|\b(?:is|are|be|equals))[: ]*\}} ?", ""),  # \text{Area: } 7
-    (rf"^(?:\\text\{{)?(?i: ?(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct |required )?(?:answer|ans|result|solution|value)\b\.?"
+    (r"^[ ,;`:]+|[ ,;`\\]*(?<!\.)\.?[ ,;`\\]*$", ""),
+    (r"^\\text\{([^{}]*)\}$|^\*\*(.*)\*\*$|^__(.*)__$|^\*([^*]*)\*$", r"\1\2\3\4"),
+    # = 7
+    (r"^(?:(?:=|:|\\(?:Rightarrow|implies|therefore|to|rightarrow|[lL]ongrightarrow|iff|simeq)(?![a-z])) ?)+", ""),
+    # \text{Area: } 7
+    (rf"^\\text\{{ ?(?![^{{}}]*\b(?i:{_VALUE_WORDS})\b)[A-Za-z][A-Za-z ,'()-]*?(?:(?::|=|\b(?:is|are|be"
+     rf"|equals))[: ]*\}}|\}} ?:) ?", ""),
+    (r"^(?:\\text\{)?(?i: ?(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct "
+     r"|required )?(?:answer|ans|result|solution|value)\b\.?"
      r" ?(?:is|are|=|:)*)[: }=]*(?=[^ }])", ""),
-    (r"^(?:\\text\{)?(?i: ?(?:so|thus|hence|therefore|about|approximately|approx\.?|exactly|simply)\b),?[ }]*(?=[-\d\\a-z])", ""),
+    (r"^(?:\\text\{)?(?i: ?(?:so|thus|hence|therefore|about|approximately|approx\.?|exactly|simply"
+     r"|is)\b),?[ }]*(?=[-\d\\a-z])", ""),
     (rf"^(?!.*\b(?i:{_VALUE_WORDS})\b)[A-Z][a-z]{{2,}}(?: [a-zA-Z]+)*(?: ?: ?| is )(?=[-\d\\(.])", ""),  # Area: 7
     (r"^\\text\{([^{}]*)\}$", r"\1"),
     (r"^(?:\\text\{)? ?(?i:option|choice)[ }]*(?=\(?[A-J]\b)", ""), (r"^\\approx(?![a-z]) ?", ""),
-    (r"^\\text\{ ?(?i:(?:the )?(?:points?|vertex|cent(?:er|re)|vector|coordinates|interval|set|domain|range)) ?\} ?(?=[(\[]|\\\{)", ""),
-    (r"(?:\\text\{ ?|\( ?|(?<=\d) )(?i:or so|or thereabouts|\(?approx(?:imately|\.)?\)?|\(?exact(?:ly)?\)?)[ )}]*$", ""),
+    (r"^\\text\{ ?(?i:(?:the )?(?:points?|vertex|cent(?:er|re)|vector|coordinates|interval|set|domain"
+     r"|range)) ?\} ?(?=[(\[]|\\\{)", ""),
+    (r"(?:\\text\{ ?|\( ?|(?<=\d) )(?i:or so|or thereabouts|\(?approx(?:imately|\.)?\)?"
+     r"|\(?exact(?:ly)?\)?)[ )}]*$", ""),
     (r"(?i:\b(?:no (?:real )?solutions?|empty set)\b)|\\varnothing|\\\{ ?\\\}", r"\\emptyset"),
     (r"\\overline ?\{([A-Z]{2})\}|\\(?:(?:measured|m)?angle|triangle) ?(?=[A-Z])", r"\1"),
     (r"^\|([a-z])\| ?(<|\\le(?![a-z])) ?([\d.]+|\\frac\{\d+\}\{\d+\})$", r"-\3 \2 \1 \2 \3"),
@@ -412,7 +469,9 @@ _RULES = (
     (r"^\\\{ ?(?!.*\\\})", ""),  # \left\{ of a system of equations
     (r"^\\\{ ?[a-z](?: ?\\in ?\\R)? ?(?:\\mid|:|\|) ?(.*)\\\}$", r"\1"),  # then x \ne 3, or R without 3
     (r"^\\R ?[\^_]\{? ?(?:\+|> ?0) ?\}?$", r"(0,\\infty)"), (r"^\\R ?_\{? ?\\ge ?0 ?\}?$", r"[0,\\infty)"),
-    (r"^(?:\\R ?\\(?:setminus|backslash)|[a-z] ?\\notin) ?([(\[])([^,;()\[\]]+)[,;]([^,;()\[\]]+)([)\]])$", _complement),  # \R \setminus [2,7]
+    # \R \setminus [2,7]
+    (r"^(?:\\R ?\\(?:setminus|backslash)"
+     r"|[a-z] ?\\notin) ?([(\[])([^,;()\[\]]+)[,;]([^,;()\[\]]+)([)\]])$", _complement),
     (r"^(?:[a-z] ?\\ne|\\R ?\\(?:setminus|backslash) ?\\\{) ?([^,{}<>=]+?) ?(?:\\\})?$",
      r"(-\\infty,\1)\\cup (\1,\\infty)"),
 )  # fmt: skip

@@ -1,14 +1,20 @@
 r"""Units and nouns at the end of an answer: "5 \text{ m/s}", "12 km h^{-1}", "240 ways".
 
-A unit is read with a table of real units, so that "4 ninths" or "3 factorial" is never "4" or "3" with a unit. Units are
-compared by what they measure and by their size (m s^{-1} is m/s, and mL is cm^3); values are never converted.
+A unit is read with a table of real units, so that "4 ninths" or "3 factorial" is never "4" or "3" with a unit. Units
+are compared by what they measure and by their size (m s^{-1} is m/s, and mL is cm^3); values are never converted.
 A plain noun in the plural ("apples") is dropped like a unit; a word that may change the value is not.
 """
 
 import re
 from fractions import Fraction
 
-# name and other spellings | size | what it measures. Names before "/" take SI prefixes: symbols k, m, ..; words kilo, milli, ..
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Spellings | size | what it measures. Where there is a "/", spellings before it are symbols that take k, m, .. as
+# prefixes, and those after it are words that take kilo, milli, ..
 _TABLE = r"""
 m / meter metre | 1 | m
 g gm / gram gramme | 1/1000 | kg
@@ -110,7 +116,7 @@ _PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "h": 2, "d": -1, "c": -2, "m": -3,
 _PREFIX_WORDS = {"kilo": 3, "mega": 6, "giga": 9, "tera": 12, "hecto": 2, "deci": -1, "centi": -2, "milli": -3,
                  "micro": -6, "nano": -9, "pico": -12, "femto": -15}  # fmt: skip
 # Without \text, two letters may be two variables: only these are units, and words of three letters and more.
-_BARE = set("cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm".split())
+_BARE = _words("cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm")
 
 _Size = tuple[Fraction, tuple[tuple[str, int], ...]]
 
@@ -232,7 +238,7 @@ def is_bare_unit(text: str, single_letters: bool) -> bool:
     r"""Whether letters without \text, which may be variables, are meant as a unit: "cm", "m/s", "square feet".
 
     A single letter counts only in a quotient (m/s), or where the caller knows that it is no variable."""
-    words = re.findall(r"[A-Za-z]+", re.sub(r"\\[a-zA-Z]+", "", text))
+    words = re.findall(r"[A-Za-z]+", re.sub(r"[kMGmμ]? ?\\Omega|\\[a-zA-Z]+", "", text))
     known = [word in _BARE or (len(word) > 2 and _lookup(word) is not None) for word in words]
     filler = {"per", "square", "sq", "cubic", "cu", "squared", "cubed", "fl", "fluid", "a"}
     rest = [word for word, good in zip(words, known) if not good and word.lower() not in filler]
@@ -241,7 +247,7 @@ def is_bare_unit(text: str, single_letters: bool) -> bool:
 
 def same_unit(one: str, other: str) -> bool:
     """Whether two names of units or nouns agree: a plain degree may be Celsius; "red balls" are balls."""
-    if one == other or "1 degree^1" in (one, other) and re.match("1 (?:celsius|fahrenheit|degree)", one + other):
+    if one == other or ("1 degree^1" in (one, other) and re.match("1 (?:celsius|fahrenheit|degree)", one + other)):
         return one == other or {one, other} <= {"1 degree^1", "1 celsius^1", "1 fahrenheit^1"}
     if one[:1].isdigit() or other[:1].isdigit():
         return False
@@ -252,40 +258,44 @@ def same_unit(one: str, other: str) -> bool:
 # --- Nouns ---
 
 # Words that make another value of the number before them, or another answer: never dropped.
-_CHANGES_VALUE = set("""
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
-nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion quadrillion
-lakh crore zeros zeroes ones twos threes fours fives sixes sevens eights nines tens elevens twelves twenties thirties
-forties fifties sixties seventies eighties nineties hundreds thousands millions billions trillions lakhs crores dozen
-dozens score scores gross half halves third thirds quarter quarters nth kth first last both couple couples
-double doubles doubled triple triples tripled quadruple quadrupled twice thrice once fold plus minus pluses minuses
-plusminus times time over under by mod modulo modulus choose chooses chosen permute permutes pick picks multiplied divided
-divide divides multiply multiplies added add adds subtract subtracts subtracted increased decreased reduced raised power
-powers exponent exponents exponential factorial factorials subfactorial subfactorials primorial primorials square squared
-cube cubed root radical radicals sqrt log logs logarithm logarithms sin cos tan sine sines cosine cosines tangent
-tangents base bases percent percents percentage percentages percentile permille permil promille ppm ppb repeating repeated
-repeats recurring recurs bar overline inverse inverses reciprocal reciprocals opposite opposites negative negatives
-negated negation positive positives conjugate conjugates imaginary imaginaries complex infinite infinity infinities
-undefined point decimal decimals remainder quotient fraction ratio or and nor not no non none never neither either versus
-vs but except excepting without excluding excludes less lesser fewer more greater least most above below between among
-within up down at than unless if when whenever while else otherwise maybe perhaps possibly probably might could would
-should may guess guesses unsure wrong incorrect false unknown loss losses debt debts deficit deficits short shortage
-hence so thus is are was equals equal equivalent as because since digit pi tau lots other others another something
-anything e odds minima maxima
-""".split())
+_CHANGES_VALUE = _words("""
+above add added adds among and another anything are as at backwards bar base bases because below between billion
+billions both but by choose chooses chosen complex conjugate conjugates cos cosine cosines could couple couples crore
+crores cube cubed debt debts decimal decimals decreased deficit deficits digit divide divided divides double doubled
+doubles down dozen dozens e eight eighteen eighties eights eighty either eleven elevens else equal equals equivalent
+except excepting excludes excluding exponent exponential exponents factorial factorials false fewer fifteen fifties
+fifty first five fives fold forties forty four fours fourteen fraction greater gross guess guesses half halves hence
+hundred hundreds if imaginaries imaginary incorrect increased infinite infinities infinity inverse inverses is kth
+lakh lakhs last least less lesser log logarithm logarithms logs loss losses lots maxima may maybe might million
+millions minima minus minuses mod modulo modulus more most multiplied multiplies multiply negated negation negative
+negatives neither never nine nines nineteen nineties ninety no non none nor not nth odds once one ones opposite
+opposites or other others otherwise over overline percent percentage percentages percentile percents perhaps permil
+permille permute permutes pi pick picks plus pluses plusminus point positive positives possibly power powers ppb ppm
+primorial primorials probably promille quadrillion quadruple quadrupled quarter quarters quotient radical radicals
+raised ratio reciprocal reciprocals recurring recurs reduced remainder repeated repeating repeats reversed root score
+scores seven sevens seventeen seventies seventy short shortage should sin since sine sines six sixes sixteen sixties
+sixty so something sqrt square squared subfactorial subfactorials subtract subtracted subtracts tan tangent tangents
+tau ten tens than third thirds thirteen thirties thirty thousand thousands three threes thrice thus time times
+trillion trillions triple tripled triples twelve twelves twenties twenty twice two twos undefined under unknown unless
+unsure up versus vs was when whenever while within without would wrong zero zeroes zeros
+""")
 _ORDINAL = re.compile(
     r"(?:fif|six|seven|eigh|nin|ten|eleven|twelf|(?:thir|four|fif|six|seven|eigh|nine)teen|"
     r"(?:twen|thir|for|fif|six|seven|eigh|nine)tie|four|hundred|thousand|(?:m|b|tr)illion)ths?|\w+fold"
 )
 # Before a plain noun these are harmless: "3 positive integers".
 _ADJECTIVES = {"positive", "negative", "complex", "imaginary", "odd", "square", "infinite", "equal", "more", "other"}
-_PLURALS = set("""
-people men women children feet teeth mice geese fish sheep deer oxen dice cattle police aircraft spacecraft species series
-vertices indices matrices axes data criteria phenomena formulae radii foci loci alumni bacteria salmon trout squid shrimp
-fruit hair homework staff rice bread furniture money
-""".split())
-_ADJECTIVES_AFTER = set("long wide tall high deep thick old away apart later earlier ago each total altogether only left".split())
-_SMALL_WORDS = set("of the a an in on per for to from with that who which her his their our its them this these those".split())
+_PLURALS = _words("""
+aircraft alumni axes bacteria bread cattle children criteria data deer dice feet fish foci formulae fruit furniture
+geese hair homework indices loci matrices men mice money oxen people phenomena police radii rice salmon series sheep
+shrimp spacecraft species squid staff teeth trout vertices women
+""")
+_ADJECTIVES_AFTER = _words(
+    "long wide tall high deep thick old away apart later earlier ago each total altogether only left"
+)
+_SMALL_WORDS = _words(
+    "of the a an in on per for to from with that who which her his their our its them this these those"
+)
 
 
 def read_noun(text: str, value: Fraction | None) -> str | None:
@@ -301,8 +311,14 @@ def read_noun(text: str, value: Fraction | None) -> str | None:
         return None
     words = text.lower().replace("-", " ").replace("'", "").split()
     words = [word for word in words[:-1] if word not in _ADJECTIVES] + words[-1:]
-    if any(word in _CHANGES_VALUE or _ORDINAL.fullmatch(word) or (len(word) == 1 and word != "a") for word in words):
+    if (
+        not words
+        or words[-1] in _SMALL_WORDS
+        or any(word in _CHANGES_VALUE or _ORDINAL.fullmatch(word) or (len(word) == 1 and word != "a") for word in words)
+    ):
         return None
+    if words[0] == "of" and value is not None and abs(value) < 1:
+        return ""  # 2/3 of the total
     stop = next((i for i, word in enumerate(words) if word in _SMALL_WORDS), len(words))
     head = [word for word in words[:stop] if word not in _ADJECTIVES_AFTER]
     if not head:
