@@ -52,16 +52,15 @@ _SAID = re.compile(
 )
 # What "the answer is" may say about the answer: "So the answer is clear."
 _VAGUE = re.compile(
-    r"(?i)(?:clear|obvious|evident|correct|right|wrong|incorrect|simpl|found|given|verified|confirmed|consistent"
-    r"|reasonable|"
-    r"unique|complete|done|final|known|independent|in\b|as\b|what|that|this|these|the\b|same|above|below|follow|shown|"
-    r"obtained|determined|rounded|expressed|written|an?\b|straight|immediate|plausible|valid|ready|already|exact|"
-    r"approximate|expected|hence|thus|therefore|likely|unlikely|unclear|uncertain|ambiguous|close|positive"
-    r"|negative|more|less|"
-    r"greater|well|quite|very|really|now|indeed|also|of\b|on\b|by\b|to\b|for\b|it\b|we\b|you\b|accepted|required"
-    r"|fine|good|"
-    r"sensible|easy|trivial|always|never|no longer|one of|based|derived|calculated|computed|needed|presented|boxed"
-    r"|stated)"
+    r"(?i)(?:"
+    r"clear|obvious|evident|correct|right|wrong|incorrect|simpl|found|given|verified|confirmed|"
+    r"consistent|reasonable|unique|complete|done|final|known|independent|what|that|this|these|same|"
+    r"above|below|follow|shown|obtained|determined|rounded|expressed|written|straight|immediate|"
+    r"plausible|valid|ready|already|exact|approximate|expected|hence|thus|therefore|likely|unlikely|"
+    r"unclear|uncertain|ambiguous|close|positive|negative|more|less|greater|well|quite|very|really|"
+    r"now|indeed|also|accepted|required|fine|good|sensible|easy|trivial|always|never|based|derived|"
+    r"calculated|computed|needed|presented|boxed|stated"
+    r"|(?:in|as|the|an?|of|on|by|to|for|it|we|you|no longer|one of)\b)"
 )
 _LIKE_AN_ANSWER = re.compile(r"\d|[\\$]|\b[A-Z]\b|^[\s*_]*[A-Z]")
 _LEAD = re.compile(  # the answer is therefore 5
@@ -71,9 +70,8 @@ _LEAD = re.compile(  # the answer is therefore 5
 _ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
 _REMARK = re.compile(
-    r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|see|because|since|which|so|as|not|I"
-    r"|hopefully|after|"
-    r"and (?:we|that|this|it|the|so|I)|where|but|rounded|approximately|exactly|given)\b).*"
+    r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|see|because|since|which|so|as|not|I|hopefully"
+    r"|after|and (?:we|that|this|it|the|so|I)|where|but|rounded|approximately|exactly|given)\b).*"
 )
 
 
@@ -130,7 +128,7 @@ def extract_answer(completion: str) -> str | None:
         if also := _ALSO.match(text, group[0][1]):
             contents.append(also[1])
         distinct = dict.fromkeys(contents)  # the same box twice is one answer
-        choices = all(re.fullmatch(r"\W*(?:text\{)?\W*[A-J]\W*", content) for content in distinct)
+        choices = all(len(content) < 20 and re.fullmatch(r"\W*(?:text\{)?\W*[A-J]\W*", content) for content in distinct)
         offered = any(_OFFER.search(text[one[1] : other[0]]) for other, one in zip(group, group[1:]))
         join = ", " if choices and not offered and not also else r" \text{ or } "
         return join.join(distinct) if all(map(clean, distinct)) else None
