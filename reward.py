@@ -70,8 +70,8 @@ _LEAD = re.compile(  # the answer is therefore 5
 _ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
 _REMARK = re.compile(
-    r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|see|because|since|which|so|as|not|I|hopefully"
-    r"|after|and (?:we|that|this|it|the|so|I)|where|but|rounded|approximately|exactly|given)\b).*"
+    r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|see|because|since|which|so|as|not|I"
+    r"|hopefully|after|and (?:we|that|this|it|the|so|I)|where|but|rounded|approximately|exactly|given)\b).*"
 )
 
 
