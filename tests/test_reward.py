@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from conftest import REAL_DATA, grading_servers, grading_workers
 from reward_cases import CASES, COMPLETIONS, EXTRACTIONS, HEDGES, MISSED
+from reward_kinds import BOXES, KINDS, STATED
 
 import reward
 from reward import Grader, extract_answer, grade
@@ -28,6 +30,26 @@ def test_rule(rule):
 
 def test_completions():
     assert [case for case in COMPLETIONS if grade(case[0], case[1]) is not case[2]] == []
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(timeout=20.0) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind(kind, grader):
+    grades = grader.grade_batch(
+        [rf"So $\boxed{{{case[0]}}}$." for case in KINDS[kind]], [case[1] for case in KINDS[kind]]
+    )
+    assert [case for case, right in zip(KINDS[kind], grades) if bool(right) is not case[2]] == []
+
+
+@pytest.mark.parametrize("table", [BOXES, STATED])
+def test_which_answer_is_meant(table, grader):
+    grades = grader.grade_batch([case[0] for case in table], [case[1] for case in table])
+    assert [case for case, right in zip(table, grades) if bool(right) is not case[2]] == []
 
 
 @pytest.mark.parametrize("completion, answer", EXTRACTIONS)
@@ -51,22 +73,69 @@ def test_known_misses_are_still_missed():
     assert [case for case in MISSED if grade(rf"So \boxed{{{case[0]}}}.", case[1])] == []
 
 
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
-def test_gold_answers_equal_themselves_and_not_each_other():
-    golds = [
-        json.loads(line)["answer"]
-        for name in ("math500", "minerva", "olympiadbench", "amc", "train_math")
-        for line in (REAL_DATA / f"{name}.jsonl").read_text().splitlines()
+def respelled(gold: str) -> list[str]:
+    """Other spellings of a gold answer with the same value."""
+    math = gold.strip().removeprefix("$").removesuffix("$")
+    if "$" in math:  # several formulas
+        return [gold]
+    spellings = [gold, f"${math}$", rf"\displaystyle {math}", rf"\bm{{{math}}}", rf"\textcolor{{blue}}{{{math}}}"]
+    spellings += [rf"{{\Large {math}}}", rf"\text{{Answer: }} {math}", rf"\begin{{aligned}} {math} \end{{aligned}}"]
+    spellings += [math.replace("<", "&lt;").replace(">", "&gt;"), math.replace("-", "−").replace(r"\pi", "π")]
+    spellings += [math.replace(r"\frac", r"\dfrac"), math.replace(r"\\", r"\\[4pt]").replace("pmatrix", "bmatrix")]
+    if re.fullmatch(r"\d+", math):
+        spellings += [
+            rf"\theta = {math}",
+            rf"{math} \text{{ m s}}^{{-1}}",
+            rf"{math} \text{{ apples}}",
+            f"{math} x 10^0",
+        ]
+        spellings += [f"{int(math):,}".replace(",", " "), rf"\num{{{math}}}", f"€{math}", rf"\$ {math}"]
+    return spellings
+
+
+def changed(gold: str) -> list[str]:
+    """Answers close to a gold answer that are wrong."""
+    math = gold.strip().removeprefix("$").removesuffix("$")
+    if not re.fullmatch(r"\d+", math):
+        numbers = list(re.finditer(r"\d+", math))
+        return [f"{math[: n.start()]}{int(n[0]) + 1}{math[n.end() :]}" for n in numbers] + [
+            rf"{math} \text{{ or }} 987654"
+        ]
+    words = (
+        "ninths",
+        "factorial",
+        "or five",
+        "squared",
+        "(or 7)",
+        "halves",
+        "minus one",
+        "choose two",
+        "point five",
+        "or 7",
+    )
+    answers = [rf"{math} \text{{ {word}}}" for word in words] + [
+        f"{math} squared",
+        rf"\text{{Not: }} {math}",
+        f"{math}.(3)",
     ]
-    golds = sorted(set(golds))
+    answers += [rf"{math}\mathrm{{x}}", rf"{math}\hat{{i}}+{math}\hat{{j}}", f"{math}, 987654", f"{math}+10^{{-40}}"]
+    return answers + [f"{int(math) + 1}", rf"{math}_{{3}}", rf"{math}\text{{n}}" if math != "0" else "1"]
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
+def test_gold_answers_equal_themselves_and_not_each_other(grader):
+    rows = [json.loads(line) for file in REAL_DATA.glob("*.jsonl") for line in file.open(encoding="utf-8")]
+    golds = sorted({str(row["answer"]) for row in rows})
     rng = random.Random(0)
-    with Grader(timeout=10.0) as grader:
-        assert all(grader.grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds))
-        dotted = [rf"\boxed{{\displaystyle {gold.strip('$')}}}." for gold in golds]
-        assert all(grader.grade_batch(dotted, golds))
-        others = [rng.sample(golds, 2) for _ in range(300)]
-        grades = grader.grade_batch([rf"\boxed{{{a}}}" for a, _ in others], [b for _, b in others])
-    assert [pair for pair, right in zip(others, grades) if right] == []
+    assert all(grader.grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds))
+    sample = rng.sample(golds, 80)
+    pairs = [(spelling, gold) for gold in sample for spelling in respelled(gold)]
+    grades = grader.grade_batch([rf"\boxed{{{spelling}}}" for spelling, _ in pairs], [gold for _, gold in pairs])
+    assert [pair for pair, right in zip(pairs, grades) if not right] == []
+    pairs = [(answer, gold) for gold in sample for answer in changed(gold)]
+    pairs += [tuple(rng.sample(golds, 2)) for _ in range(300)]
+    grades = grader.grade_batch([rf"\boxed{{{answer}}}" for answer, _ in pairs], [gold for _, gold in pairs])
+    assert [pair for pair, right in zip(pairs, grades) if right] == []
 
 
 HOSTILE = [
