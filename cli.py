@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import logging
 import os
 import re
@@ -88,7 +89,7 @@ def parse_flags(
     )
     parser.retired = retired or {}
     parser.add_argument("--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins")
-    parser.error = lambda message: _raise(BadInput(message))
+    parser.error = refuse
     known = [f.name for f in fields(kind)]
     # 8,4,2 is 8 4 2
     argv = [part for word in argv for part in (word.split(",") if re.fullmatch(r"\d+(,\d+)+", word) else [word])]
@@ -114,8 +115,9 @@ def check_least(flags, **bounds: float) -> None:
             raise BadInput(f"--{name} {value}: must be at least {least}")
 
 
-def _raise(error: Exception):
-    raise error
+def refuse(message: str) -> None:
+    """What a parser does with bad flags, as its `error`: one line, like that of any other bad input."""
+    raise BadInput(message)
 
 
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:
@@ -126,7 +128,7 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
 def yaml_settings(path: str) -> dict:
     """The keys and values of a YAML file. `extends: OTHER.yaml`, in the same folder, comes first; what follows wins."""
     try:
-        settings = yaml.safe_load(Path(path).read_text()) or {}
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"--config {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
@@ -152,6 +154,9 @@ def _yaml_flags(path: str, known: list[str]) -> list[str]:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # its encoding may lack ± or a character of a model's text
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
