@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -74,7 +75,7 @@ def majority(answers: list[str | None], grades: list[float], grader: Grader | No
             votes[answer].append(value)
     everyone = [value for found in votes.values() for value in found]
     if len(set(everyone)) < 2:
-        return everyone[0] if everyone else 0.0
+        return float(everyone[0]) if everyone else 0.0
     groups = _joined([[spelling] for spelling in votes], lambda a, b: same_answer(a, b) is True)
 
     def size(group: list[str]) -> int:
@@ -331,9 +332,9 @@ def default_folder(flags: Flags) -> str:
     name = flags.adapter or flags.model_name_or_path
     if name == Flags.model_name_or_path:
         return f"results/eval-{Path(name).name}"
-    if not os.path.exists(name) and flags.adapter is None:
-        return f"results/eval-{name.strip('/').replace('/', '-')}"
-    *_, before, parent, last = ("", "", *Path(os.path.abspath(name)).parts[1:])
+    if not os.path.exists(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return f"results/eval-{name.replace('/', '-')}"
+    *_, before, parent, last = ("", "", "", *Path(os.path.abspath(name)).parts[1:])
     if last in ("adapter", "model"):
         return f"results/eval-{parent}"
     parts = [before, last] if parent == "checkpoints" else [parent, last]
