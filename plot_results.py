@@ -91,7 +91,8 @@ def plot_run(run: Path) -> Path:
         ax.set_xlabel("update")
     for ax in axes.flat:
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, loc="best")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=8, loc="best")
     figure.suptitle(run.name)
     for suffix in (".png", ".svg"):
         figure.savefig(run / f"learning_curve{suffix}", dpi=150)

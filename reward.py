@@ -134,7 +134,7 @@ def same_answer(one: str, other: str) -> bool | None:
 
 def _serve(timeout: float, memory_mb: int) -> None:
     """A worker's life: import, limit the memory, say "ready", then answer one line of JSON with one word each."""
-    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints can pass for a reply
     equal(r"\frac{2}{\sqrt{2}}+x", r"x+\sqrt{2}", by_value=True)  # imports and first calls are slow: pay here
     with open("/proc/self/statm") as statm:

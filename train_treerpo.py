@@ -473,7 +473,8 @@ def main() -> None:
 
     share = flags.prompts_per_step // accelerator.num_processes
     live = replace(flags)  # a copy, in which running out of memory may lower max_pack_tokens
-    bar = tqdm(total=flags.max_steps, initial=done, unit="update", disable=not accelerator.is_main_process)
+    quiet = {} if accelerator.is_main_process else {"disable": True}  # left out, TQDM_DISABLE decides
+    bar = tqdm(total=flags.max_steps, initial=done, unit="update", **quiet)
     bad_updates, watch = 0, Watch()
     with bar, Grader(flags.grader_workers, flags.grader_timeout) as grader, StopSignal() as stop:
         if flags.eval_steps and (done % flags.eval_steps == 0 or done == flags.max_steps):

@@ -236,12 +236,12 @@ def leaves_encoding(call: ast.Call) -> bool:
     if name in ("run", "Popen", "check_output"):
         return bool({"text", "universal_newlines"} & given.keys()) and "encoding" not in given
     owner = getattr(getattr(call.func, "value", None), "id", "")
-    if name not in ("open", "fdopen", "read_text", "write_text") or (name == "open" and owner in ("os", "tarfile")):
+    if name not in ("open", "read_text", "write_text") or (name == "open" and owner == "os"):
         return False
-    mode = [one for one in [*call.args, given.get("mode")] if isinstance(one, ast.Constant)]
-    binary = name in ("open", "fdopen") and any(
-        set(str(one.value)) <= set("rwaxb+t") and "b" in one.value for one in mode
-    )
+    constants = [str(one.value) for one in [*call.args, given.get("mode")] if isinstance(one, ast.Constant)]
+    if any(text.startswith("/proc/") for text in constants):  # ASCII whatever the locale
+        return False
+    binary = name == "open" and any(set(text) <= set("rwaxb+") and "b" in text for text in constants)
     return not binary and "encoding" not in given
 
 
@@ -256,6 +256,7 @@ def leaves_encoding(call: ast.Call) -> bool:
         ("path.open(mode='wb')", False),
         ("path.read_text(encoding='utf-8')", False),
         ("os.open(path, os.O_RDONLY)", False),
+        ("open('/proc/self/stat')", False),
     ],
 )
 def test_what_leaves_the_encoding_to_the_locale(source, left):
