@@ -113,7 +113,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flags, states: list[dict]) -> None:
+def save_checkpoint(output: Path, update: int, model, tokenizer, optimizer, scheduler, flags,
+                    states: list[dict]) -> None:  # fmt: skip
     """Writes checkpoints/step-NNNNNN whole or not at all, then removes the oldest beyond save_total_limit.
 
     Args:
@@ -132,6 +133,8 @@ def save_checkpoint(output: Path, update: int, model, optimizer, scheduler, flag
         for path in partial.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())  # the rename must not overtake the contents
+        if not flags.use_peft:  # so that eval_math.py takes it as a model; an adapter is used with its base's
+            tokenizer.save_pretrained(partial)
     except Exception as error:  # OSError, or what torch and safetensors make of it
         free = shutil.disk_usage(output).free >> 20
         shutil.rmtree(partial, ignore_errors=True)

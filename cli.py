@@ -1,25 +1,28 @@
-"""What the scripts share: flags from the command line and YAML, the model, and errors as one line with exit code 2."""
+"""What the scripts share: flags from the command line and YAML, and errors as one line with exit code 2.
+
+It imports neither torch nor models, so that a mistyped flag is answered at once.
+"""
 
 import argparse
 import difflib
 import errno
 import io
 import logging
+import math
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field
 from pathlib import Path
+from typing import NoReturn, get_args, get_type_hints
 
-import torch
 import yaml
-from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
-from data.problems import BadInput
+from data.problems import BadInput, first_line
 
 ROOT = Path(__file__).resolve().parent
 
@@ -57,7 +60,8 @@ class ModelAndDataFlags:
 
 
 class _Parser(HfArgumentParser):
-    """HfArgumentParser that says of a value that once was what to write now."""
+    """HfArgumentParser whose errors are one line that begins with the flag, and that says of a value that once was
+    what to write now."""
 
     retired: dict[tuple[str, str], str]
 
@@ -65,6 +69,12 @@ class _Parser(HfArgumentParser):
         if advice := self.retired.get((action.dest, value)):
             raise argparse.ArgumentError(action, advice)
         super()._check_value(action, value)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message)  # argparse names every spelling of the flag
+        if "expected one argument" in message or "expected at least one argument" in message:
+            message += "; a value that begins with a dash is written --flag=value"
+        raise BadInput(message)
 
 
 def parse_flags(
@@ -84,26 +94,71 @@ def parse_flags(
     Raises:
         BadInput: an unknown flag or key (the nearest one is named), a value of the wrong type, or a bad YAML file.
     """
+    hints = get_type_hints(kind)  # before the parser, which changes the fields' types
     parser = _Parser(
         kind, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.retired = retired or {}
     parser.add_argument("--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins")
-    parser.error = refuse
-    known = [f.name for f in fields(kind)]
-    # 8,4,2 is 8 4 2
-    argv = [part for word in argv for part in (word.split(",") if re.fullmatch(r"\d+(,\d+)+", word) else [word])]
-    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given = _Parser([], add_help=False, allow_abbrev=False)
+    given.retired = {}
     given.add_argument("--config")
     config, rest = given.parse_known_args(argv)
     named = any(word.replace("-", "_").startswith("__model_name_or_path") for word in rest)
     path = config.config or (None if named or demo is None else str(ROOT / demo))
-    words = [*(_yaml_flags(path, known) if path else []), *rest]
-    flags, *_, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    settings = yaml_flags(path, hints) if path else {}
+    # null in YAML is None, which no word on a command line can say.
+    parser.set_defaults(**{key: None for key, value in settings.items() if value is None})
+    words = _separate_widths([*flag_words(settings), *rest], hints)
+    flags, *_, unknown = parser.parse_args_into_dataclasses(
+        words, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown and not unknown[0].startswith("-"):
+        raise BadInput(f"{unknown[0]}: a value that belongs to no flag; --help shows which flags take several")
     if unknown:
         name = unknown[0].split("=")[0]
-        raise BadInput(f"unknown flag {name}{_nearest(name.lstrip('-'), known, '--')}")
+        raise BadInput(f"unknown flag {name}{_nearest(name.lstrip('-'), list(hints), '--')}")
     return flags
+
+
+def _separate_widths(words: list[str], hints: dict[str, type]) -> list[str]:
+    """The words of a command line, with 8,4,2 as 8 4 2 where a flag takes several integers."""
+    separated, flag_name = [], ""
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            flag_name, equals, value = word.partition("=")
+            if not equals:
+                separated.append(word)
+                continue
+        if hints.get(flag_name.lstrip("-").replace("-", "_")) == list[int]:
+            separated += [flag_name] * (word != value) + [part for part in value.split(",") if part]
+        else:
+            separated.append(word)
+    return separated
+
+
+def check_numbers(flags) -> None:
+    """Raises BadInput for a number that is not finite, whatever the flag."""
+    for name, value in vars(flags).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"--{name} {value}: must be a finite number")
+
+
+def check_shared(flags) -> None:
+    """Raises BadInput for values that neither script can use, of the flags that both have."""
+    check_numbers(flags)
+    check_least(
+        flags, temperature=0, max_rows=1, grader_workers=1, num_shots=0, num_samples=0, max_new_tokens=1, seed=0
+    )  # fmt: skip
+    if not 0 < flags.top_p <= 1:
+        raise BadInput(f"--top_p {flags.top_p}: must be above 0 and at most 1, which is off")
+    if not 0 < flags.grader_timeout <= 86400:
+        raise BadInput(f"--grader_timeout {flags.grader_timeout}: must be above 0 and at most 86400 seconds")
+    if flags.num_shots > 4:
+        raise BadInput(f"--num_shots {flags.num_shots}: there are 4 worked examples")
+    if flags.seed >= 2**32:  # numpy takes no larger one
+        raise BadInput(f"--seed {flags.seed}: must be below {2**32}")
 
 
 def check_least(flags, **bounds: float) -> None:
@@ -115,8 +170,8 @@ def check_least(flags, **bounds: float) -> None:
             raise BadInput(f"--{name} {value}: must be at least {least}")
 
 
-def refuse(message: str) -> None:
-    """What a parser does with bad flags, as its `error`: one line, like that of any other bad input."""
+def refuse(message: str) -> NoReturn:
+    """The `error` of a plain parser: bad words of a command line are bad input like any other."""
     raise BadInput(message)
 
 
@@ -125,31 +180,92 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists them"
 
 
-def yaml_settings(path: str) -> dict:
-    """The keys and values of a YAML file. `extends: OTHER.yaml`, in the same folder, comes first; what follows wins."""
+def yaml_settings(path: str, extended: tuple[Path, ...] = ()) -> dict:
+    """The keys and values of a YAML file. `extends: OTHER.yaml`, in the same folder, comes first; what follows wins.
+
+    Args:
+        extended: the files that were extended on the way here.
+    """
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"--config {path}: {str(error).splitlines()[0]}") from error
+        text = Path(path).read_text(encoding="utf-8")
+        if key := repeated_key(yaml.compose(text)):
+            raise BadInput(f"--config {path}: {key} stands in it twice; keep one")
+        settings = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or first_line(error)
+        raise BadInput(f"--config {path}: {where}{reason}") from error
     if not isinstance(settings, dict):
         raise BadInput(f"--config {path}: must hold keys and values, such as max_steps: 100")
     base = settings.pop("extends", None)
-    return {**(yaml_settings(str(Path(path).parent / base)) if base else {}), **settings}
+    if base is None:
+        return settings
+    if not isinstance(base, str):
+        raise BadInput(f"--config {path}: extends must name one file, not {base!r}")
+    extended = (*extended, Path(path).resolve())
+    base_path = Path(path).parent / base
+    if base_path.resolve() in extended:
+        raise BadInput(f"--config {path}: extends {base}, which extends this file; a recipe can't extend itself")
+    return {**yaml_settings(str(base_path), extended), **settings}
+
+
+def repeated_key(node, seen: set[int] | None = None) -> str | None:
+    """A key that stands twice in one mapping of a YAML document, of which the reader would drop the first."""
+    seen = set() if seen is None else seen
+    if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return None
+    seen.add(id(node))
+    children = node.value
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            return repeated[0]
+        children = [value for _, value in node.value]
+    return next((key for child in children if (key := repeated_key(child, seen))), None)
 
 
 def flag_words(settings: dict) -> list[str]:
-    """Flags as command-line words; a flag that is None is left out."""
-    given = {key: value if isinstance(value, list) else [value] for key, value in settings.items() if value is not None}
-    return [word for key, values in given.items() for word in (f"--{key}", *map(str, values))]
+    """Flags as command-line words: --key=value, so that a value may begin with a dash, and --key a b for a list.
+
+    A flag that is None is left out.
+    """
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, (list, tuple)):
+            words += [f"--{key}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{key}={value}")
+    return words
 
 
-def _yaml_flags(path: str, known: list[str]) -> list[str]:
-    """The keys of a YAML file as command-line words, so that both are checked in one place."""
+def yaml_flags(path: str, hints: dict[str, type]) -> dict:
+    """The flags that a YAML file sets, checked as far as a command line can't: names, null, and what has no word.
+
+    Args:
+        hints: the type of each flag that there is.
+
+    Raises:
+        BadInput: names the file and the key.
+    """
     settings = yaml_settings(path)
-    for key in settings:
-        if key not in known:
-            raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), known)}")
-    return flag_words(settings)
+    settings.pop("versions", None)  # what a run's own config.yaml records beside its flags
+    for key, value in settings.items():
+        if key not in hints:
+            raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), list(hints))}")
+        if value is None and type(None) not in get_args(hints[key]):
+            raise BadInput(f"--config {path}: {key} has no value; give one, or leave the key out")
+        if isinstance(value, dict) or any(isinstance(part, (dict, list)) for part in as_list(value)):
+            raise BadInput(f"--config {path}: {key} must be a value or a list of values, not {value!r}")
+        if isinstance(value, list) and None in value:
+            raise BadInput(f"--config {path}: {key} holds an empty value")
+        if isinstance(value, list) and any(re.match(r"-(?!\d|\.\d)", str(part)) for part in value):
+            raise BadInput(f"--config {path}: {key}: a value in a list can't begin with a dash")
+    return settings
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def run(main: Callable[[], None]) -> None:
@@ -165,54 +281,21 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
     try:
         main()
-    except (BadInput, torch.OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except BadInput as error:
+        _fail(str(error))
     except OSError as error:  # a full disk, a folder that can't be written
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"error: {error.filename or 'output'}: {error.strerror}; what was written is kept", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"{error.filename or 'output'}: {error.strerror}; what was written is kept")
     except KeyboardInterrupt:
         sys.exit(130)
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")  # not imported for this: without it nothing can run out of a GPU's memory
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        _fail(str(error))
 
 
-def load_model(flags, dtype: torch.dtype):
-    """The tokenizer and the causal LM of --model_name_or_path; weights from safetensors only.
-
-    Raises:
-        BadInput: missing, not a causal LM, or a tokenizer with no end token.
-    """
-    name, trust = flags.model_name_or_path, flags.trust_remote_code
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise BadInput(f"--model_name_or_path {name}: no such folder")
-    settings = {"attn_implementation": flags.attn_implementation, "use_safetensors": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust, **settings)
-    except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises for files and settings
-        reason = (str(error).strip().splitlines() or ["unreadable"])[0]
-        raise BadInput(f"--model_name_or_path {name}: can't be loaded as a causal LM ({reason[:300]})") from error
-    if tokenizer.eos_token_id is None:
-        raise BadInput(f"--model_name_or_path {name}: its tokenizer has no end token (eos_token)")
-    return tokenizer, model
-
-
-def launched_processes() -> PartialState:
-    """The processes that `accelerate launch` or torchrun started, on GPUs, or over gloo where there is none.
-
-    Raises:
-        BadInput: they were started for DeepSpeed, which would replace the optimizer and the backward pass.
-    """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise BadInput("accelerate launch: DeepSpeed is not supported; recipes/accelerate/fsdp.yaml shards the model")
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would load weights on one process only
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def device_dtype(bf16: bool | None, device: torch.device) -> torch.dtype:
-    """bfloat16 where the device has it in hardware, unless turned off; float32 elsewhere."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if bf16 and not able:
-        raise BadInput(f"--bf16: this device ({device.type}) has no bfloat16; leave the flag out or set it to false")
-    return torch.bfloat16 if able and bf16 is not False else torch.float32
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -12,27 +12,23 @@ tokenizer has a chat template. Under `accelerate launch` the problems are spread
 
 import itertools
 import json
+import logging
 import math
 import os
 import re
 import statistics
 import sys
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
-from peft import PeftModel
-from tqdm import trange
-
-from checkpoint import write_whole
-from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
+from cli import ModelAndDataFlags, check_shared, flag, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, file_name, first_line, load_problems, template_for
-from reward import Grader, extract_answer, same_answer
-from tree_sampler import TreeSampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,6 +41,31 @@ class Flags(ModelAndDataFlags):
     max_new_tokens: int = flag(2048, "longest completion")
     output_dir: str | None = flag(None, "where results go; default results/eval-NAME, by the run or the model")
     table: list[str] = flag([], "folders of finished evaluations: write the paper's table with them, and run nothing")
+
+
+def read_flags(argv: list[str]) -> Flags:
+    """The flags of a command line, checked as far as that needs no model."""
+    flags = parse_flags(Flags, argv, __doc__)
+    check_shared(flags)
+    if flags.num_samples and flags.temperature == 0:
+        advice = "every sample would be the greedy completion; set --num_samples 0 or a temperature above 0"
+        raise BadInput(f"--temperature 0 with --num_samples {flags.num_samples}: {advice}")
+    return flags
+
+
+if __name__ == "__main__":  # a mistyped flag is answered here, before the imports below, which take seconds
+    run(lambda: read_flags(sys.argv[1:]))
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from peft import PeftConfig, PeftModel
+from tqdm import trange
+
+from checkpoint import write_whole
+from models import damaged_file, device_dtype, launched_processes, load_model, one_line
+from policy import check_sampler
+from reward import Grader, extract_answer, same_answer
+from tree_sampler import TreeSampler
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -152,6 +173,60 @@ def summarise(rows: list[dict], grader: Grader | None = None) -> dict:
     return scores
 
 
+def encode_problems(tokenizer, name: str, problems: list[dict], flags) -> tuple[str | None, list[list[int]]]:
+    """The prompt template that goes with a benchmark, if any, and the token ids of its prompts."""
+    template = template_for(name, flags.prompt_template)
+    return template, [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+
+
+def check_benchmarks(model, tokenizer, benchmarks: dict[str, list[dict]], flags) -> None:
+    """Finds out before any work whether the model can take every prompt and the longest completion.
+
+    Raises:
+        BadInput: it can't.
+    """
+    prompts = [ids for name, rows in benchmarks.items() for ids in encode_problems(tokenizer, name, rows, flags)[1]]
+    try:
+        TreeSampler(model, tokenizer, 1, 1, flags.max_new_tokens).check_prompts(prompts)
+    except ValueError as error:
+        where = f"--model_name_or_path {flags.model_name_or_path} with --max_new_tokens {flags.max_new_tokens}"
+        raise BadInput(f"{where}: {error}") from error
+
+
+def load_adapter(model, folder: str) -> PeftModel:
+    """The model under the adapter in `folder`.
+
+    Raises:
+        BadInput: missing or damaged files, tensors for another model, or a kind of adapter that can't be sampled.
+    """
+    if damage := damaged_file(Path(folder)):
+        raise BadInput(f"--adapter {folder}: {damage}")
+    if Path(folder).is_dir() and not list(Path(folder).glob("adapter_model.*")):
+        raise BadInput(f"--adapter {folder}: holds no adapter_model.safetensors")
+    try:
+        config = PeftConfig.from_pretrained(folder)
+        if config.is_prompt_learning:
+            raise ValueError(f"{config.peft_type.value} adapters put tokens before the prompt; only others are sampled")
+        if config.task_type not in (None, "CAUSAL_LM"):
+            raise ValueError(f"an adapter for {config.task_type}, not for CAUSAL_LM")
+        with warnings.catch_warnings(action="ignore"):
+            model = PeftModel.from_pretrained(model, folder)
+            result = model.load_adapter(folder, "default")  # which says what PEFT leaves out without an error
+    except Exception as error:  # whatever peft, torch and safetensors make of it
+        raise BadInput(f"--adapter {folder}: can't be loaded ({one_line(error)})") from error
+    if result.unexpected_keys:
+        number, first = len(result.unexpected_keys), result.unexpected_keys[0]
+        raise BadInput(f"--adapter {folder}: {number} of its tensors have no place in the model, such as {first}; "
+                       "is it of another base model?")  # fmt: skip
+    if result.missing_keys:
+        number, first = len(result.missing_keys), result.missing_keys[0]
+        raise BadInput(f"--adapter {folder}: it lacks {number} tensors for this model, such as {first}")
+    base = config.base_model_name_or_path
+    if base and Path(base).name != Path(model.get_base_model().name_or_path).name:  # the same model may have moved
+        logger.warning("--adapter %s: it was trained on %s, another model by name", folder, base)
+    return model
+
+
 def evaluate(model, tokenizer, benchmarks: dict[str, list[dict]], *rest) -> dict[str, dict]:
     """The scores of each benchmark, given by its problems; `rest` is that of `evaluate_one`."""
     return {name: evaluate_one(model, tokenizer, name, problems, *rest) for name, problems in benchmarks.items()}
@@ -165,8 +240,7 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
     Returns:
         The scores (`summarise`), the same on every process.
     """
-    template = template_for(name, flags.prompt_template)
-    prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+    template, prompts = encode_problems(tokenizer, name, problems, flags)
     mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
     rows = []
     for greedy, width in ((True, 1), (False, flags.num_samples)):
@@ -180,7 +254,7 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
             chosen = mine[start : start + share]
             trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
-            ids = [tree.completion_ids(leaf) for _, tree, leaf in leaves]
+            ids = [tree.text_ids(leaf) for _, tree, leaf in leaves]
             texts = [completion_text(tokenizer, one, template, flags.num_shots) for one in ids]
             grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
             for (i, tree, leaf), text, value in zip(leaves, texts, grades):
@@ -374,7 +448,7 @@ def scores_so_far(output: Path, flags: Flags) -> tuple[dict, dict]:
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__)
+    flags = read_flags(sys.argv[1:])
     if flags.table:
         markdown, latex = paper_table(flags.table)
         output = Path(flags.output_dir or "results")
@@ -383,7 +457,6 @@ def main() -> None:
             write_whole(output / name, text)
         print(f"{markdown}\nwritten to {output}/paper_table.md and paper_table.tex")
         return
-    check_least(flags, num_samples=0, max_new_tokens=1, num_shots=0, max_rows=1, grader_workers=1, seed=0)
     launched_processes()  # first, as Accelerator alone would not join processes without a GPU
     accelerator = Accelerator()
     output = Path(flags.output_dir or default_folder(flags))
@@ -391,11 +464,13 @@ def main() -> None:
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
     tokenizer, model = load_model(flags, device_dtype(flags.bf16, accelerator.device))
     if flags.adapter:
-        try:
-            model = PeftModel.from_pretrained(model, flags.adapter)
-        except (OSError, ValueError, RuntimeError) as error:  # missing files, another base model's shapes
-            raise BadInput(f"--adapter {flags.adapter}: can't be loaded ({first_line(error)})") from error
+        model = load_adapter(model, flags.adapter)
     model.to(accelerator.device)
+    try:
+        check_sampler(model, tokenizer, trains=False)
+    except ValueError as error:
+        raise BadInput(f"--model_name_or_path {flags.model_name_or_path}: {error}") from error
+    check_benchmarks(model, tokenizer, benchmarks, flags)
     found = {}
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:
         for name, problems in benchmarks.items():

@@ -6,6 +6,7 @@ at the position it had when it was sampled. So a prefix that a thousand leaves s
 
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tree_sampler import Tree, warp
+from tree_sampler import Tree, TreeSampler, warp
 
 LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
 CHUNK_ELEMENTS = 2**25  # logits alive at once in `token_logprobs`: 128 MiB of float32
@@ -274,6 +275,9 @@ def token_logprobs(model, pack: Pack, temperature: float = 1.0, top_p: float = 1
     Equals one forward pass a path. Logits are made at trained positions only, in chunks that are not kept, so that
     memory does not grow with their number.
 
+    The base model's dropout is turned off, and stays off: with it the policy would be another one than was sampled
+    from. An adapter's own dropout (--lora_dropout) follows the model's mode.
+
     Args:
         model: a causal LM, bare or under PEFT. temperature, top_p, top_k: those of sampling.
     """
@@ -296,6 +300,9 @@ def token_logprobs_and_entropies(
 def _at_trained_positions(model, pack: Pack, warping: tuple, with_entropy: bool) -> tuple[Tensor, ...]:
     """Log-probabilities, and entropies where asked for, of a pack's trained tokens: a tuple of [trained tokens]."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if causal.training:
+        for name, module in causal.named_modules():
+            module.training = "lora_dropout" in name
     config, head = causal.config.get_text_config(), causal.get_output_embeddings()
     index, cuts = torch.arange(len(pack.input_ids), device=pack.tout.device), pairwise(pack.cuts.tolist())
     segments = [(slice(a, b), ((index < b) & (pack.tout > a)).nonzero().squeeze(1)) for a, b in cuts]
@@ -318,6 +325,31 @@ def _at_trained_positions(model, pack: Pack, warping: tuple, with_entropy: bool)
         return logprobs.gather(1, targets[:, None]).squeeze(1), entropy(logprobs)
 
     return head_values(chunk_values, head, hidden[pack.predictors], pack.targets)
+
+
+def checkpoint_layers(model) -> None:
+    """Makes the backward pass compute each layer again instead of keeping what is inside it.
+
+    transformers' own way does so in training mode alone, in which dropout is on.
+
+    Raises:
+        ValueError: the model has no list of layers.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def recomputed(forward: Callable) -> Callable:
+        def run(*args, **kwargs):
+            if not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+        return run
+
+    lists = [part for part in causal.get_decoder().children() if isinstance(part, torch.nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"--gradient_checkpointing: {causal.config.model_type} has no list of layers")
+    for layer in lists[0]:
+        layer.forward = recomputed(layer.forward)
 
 
 def entropy(logprobs: Tensor) -> Tensor:
@@ -371,28 +403,85 @@ def check_model(model) -> None:
         ValueError: names the model's type and its attention implementation.
     """
     config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) or 0
     rng = np.random.default_rng(0)
-    # Where it is affordable, the prompt is as long as a sliding window, so that the paths reach beyond it.
-    sizes = [max(8, window if window <= 1024 else 0), 3, 2, 4, 2]
+    sizes = [_prompt_length(config), 3, 2, 4, 2]
     prompt, *tokens = [rng.integers(0, config.vocab_size, size) for size in sizes]
     zeros = [[], *map(np.zeros_like, tokens)]
     tree = Tree(prompt, [-1, 0, 1, 1, 0], [0, 1, 2, 2, 1], [[], *tokens], zeros, [False] * 5)
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.5
+    with _refusing(model, "can't be trained on packed trees"), torch.no_grad():
+        packed = pack([tree], [torch.ones(5)], 10**9)[0].to(model.device)
+        found = token_logprobs(model, packed).split(sizes[1:])
+        for node, logprobs in enumerate(found, 1):
+            _require_close(logprobs, _plain_logprobs(model, tree, node), model.dtype)
+
+
+def check_sampler(model, tokenizer, trains: bool) -> None:
+    """Refuses a model that is sampled otherwise than it computes: two small trees, by real generate calls, against one
+    forward pass a path, and against `token_logprobs` in training mode where the model is to be trained.
+
+    Random states are left as they were: sampling has streams of its own, and only dropout draws from torch's.
+
+    Raises:
+        ValueError: names the model's type and its attention implementation.
+    """
+    config = model.config.get_text_config()
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, config.vocab_size, size).tolist() for size in (_prompt_length(config), 3)]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with _refusing(model, "can't be sampled"), torch.random.fork_rng(devices):
+        sampler = TreeSampler(model, tokenizer, branching=2, depth=2, step_tokens=4)
+        sampler.stop_ids = sampler.generation_config.eos_token_id = [config.vocab_size]  # so that no path ends early
+        trees = sampler.sample(prompts, [0, 1])
+        for tree in trees:
+            for node in range(1, len(tree.parent)):
+                with torch.no_grad():
+                    plain = _plain_logprobs(model, tree, node)
+                _require_close(tree.logprobs[node].to(plain.device), plain, model.dtype)
+        if trains:
+            (packed,) = pack(trees, [torch.ones(len(tree.parent)) for tree in trees], 10**9)
+            packed = packed.to(model.device)
+            model.train()
+            _require_close(token_logprobs(model, packed).detach(), packed.old_logprobs, model.dtype)
+
+
+def _prompt_length(config) -> int:
+    """Where it is affordable, as long as a sliding window, so that the paths of a check reach beyond it."""
+    window = getattr(config, "sliding_window", None) or 0
+    return max(8, window if window <= 1024 else 0)
+
+
+def _plain_logprobs(model, tree: Tree, node: int) -> Tensor:
+    """The log-probabilities of a node's tokens by one forward pass over its path, [tokens of the node]."""
+    ids = torch.tensor([tree.prompt_ids + tree.completion_ids(node)], device=model.device)
+    size = len(tree.tokens[node])
+    plain = model(input_ids=ids).logits[0, -1 - size : -1].float().log_softmax(-1)
+    return plain.gather(1, ids[0, -size:, None]).squeeze(1)
+
+
+def _require_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Raises ValueError where log-probabilities differ by more than rounding in the model's dtype."""
+    tolerance = 1e-3 if dtype == torch.float32 else 0.5
+    if not (found.isfinite() & expected.isfinite()).all():
+        raise ValueError(f"its log-probabilities are not finite: damaged weights, or too large for {dtype}")
+    gap = (found - expected).abs().max()
+    if not torch.allclose(found, expected, atol=tolerance, rtol=tolerance):
+        raise ValueError(f"log-probabilities differ by up to {gap:.2g} from those of one forward pass a path")
+
+
+@contextmanager
+def _refusing(model, what: str):
+    """Inside it the model is in evaluation mode, and whatever fails is a ValueError that names the model."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            packed = pack([tree], [torch.ones(5)], 10**9)[0].to(model.device)
-            found = token_logprobs(model, packed).split(sizes[1:])
-            for node, logprobs in enumerate(found, 1):
-                ids = torch.tensor([tree.prompt_ids + tree.completion_ids(node)], device=model.device)
-                plain = model(input_ids=ids).logits[0, -1 - sizes[node] : -1].float().log_softmax(-1)
-                expected = plain.gather(1, ids[0, -sizes[node] :, None]).squeeze(1)
-                torch.testing.assert_close(logprobs, expected, atol=tolerance, rtol=tolerance)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model's own code raises whatever it likes
+        config = model.config.get_text_config()
         name = f"{config.model_type} with attention {config._attn_implementation}"
-        raise ValueError(f"{name} can't be trained on packed trees ({str(error).strip().splitlines()[0]})") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} {what} ({reason})") from error
     finally:
         model.train(training)
 

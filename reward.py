@@ -5,20 +5,26 @@
 
 1. `extract_answer` finds the answer in the text: the last \\boxed{}, or else "#### x" or "the answer is x".
 2. `equality.equal` settles equal strings, numbers, words and lists of them here: about nine pairs in ten.
-3. Any other pair goes to a worker, a bare Python process with a limit on its time and its memory.
+3. Any other pair goes to a worker, a process with a limit on its time and its memory.
 """
 
+import gc
 import json
 import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import wait
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from equality import MAX_ANSWER, BadGold, Undecided, clean, equal
 
@@ -27,19 +33,52 @@ from equality import MAX_ANSWER, BadGold, Undecided, clean, equal
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[-+]?[\d.][^\s$]*|\\[a-zA-Z][^\s$]*")
-_NEGATED = re.compile(r"(?i)(?:\bnot|n't|rather than|instead of|\\neq?|≠|!=)(?:\s+(?:be|equal(?:\s+to)?))?[\s$*:(]*$")
+# "not \boxed{4}", but "No, it is not: \boxed{5}" is an answer.
+_NEGATED = re.compile(
+    r"(?i)(?:(?:\bnot|n't)(?![\s*]*:)|\b(?:answer|value|result|solution)\s+(?:is\s+not|isn't)"
+    r"|(?:\bnot|n't)(?=\s+(?:be|equal))|rather than|instead of|\\neq?|≠|!=)(?:\s+(?:be|equal(?:\s+to)?|necessarily"
+    r"|simply|just))?[\s$*:(]*$"
+)
 # Words between two boxes: of an offer ("1 or 2"), or of a correction ("wait, it is 2").
 _OFFER = re.compile(r"\b(?:or|alternatively|maybe|possibly|perhaps|might|could)\b", re.IGNORECASE)
 _AMEND = re.compile(
-    r"(?i)wait|\bno\b|actually|rather|correct|instead|mistake|sorry|check|hmm|oops|should|equiv|simpl|same|hence|thus|so\b"
+    r"(?i)wait|\bno\b|actually|rather|correct|instead|mistake|sorry|check|hmm|oops|should|equiv|simpl|same|hence"
+    r"|thus|so\b"
 )
-_GLUE = re.compile(r"\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\b[a-zA-Z]\s*=|\\?[\W_]")
+_NAME_IS = (  # x =, x_1 =, \\alpha =, f(2) =, \\bar{x} =
+    r"(?<![a-zA-Z\\])(?:(?:m?\\angle |\\triangle )?(?:[a-zA-Z]|[A-Z]{2,3})|\\(?:[a-z]{2,8}"
+    r"|[A-Z][a-z]{1,6})(?:\s*\{\\?\w{1,8}\})?)"
+    r"(?:_(?:\{(?:[^{}]|\{[^{}]{1,20}\}){1,20}\}|[\w+-])|\^?'|\(\w{1,3}\))*\s*="
+)
+_GLUE = re.compile(rf"{_NAME_IS}|\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\\?[\W_]")
 _SAID = re.compile(
-    r"(?i)####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|would be)\b|:|=)[\s*:]*(?P<no>not\b)?"
+    r"(?i)####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|(?:would|must|should|will) be"
+    r"|equals)\b|:|=)"
+    r"[\s*:]*(?P<no>not\b)?"
+)
+# What "the answer is" may say about the answer: "So the answer is clear."
+_VAGUE = re.compile(
+    r"(?i)(?:"
+    r"clear|obvious|evident|correct|right|wrong|incorrect|simpl|found|given|verified|confirmed|"
+    r"consistent|reasonable|unique|complete|done|final|known|independent|what|that|this|these|same|"
+    r"above|below|follow|shown|obtained|determined|rounded|expressed|written|straight|immediate|"
+    r"plausible|valid|ready|already|exact|approximate|expected|hence|thus|therefore|likely|unlikely|"
+    r"unclear|uncertain|ambiguous|close|positive|negative|more|less|greater|well|quite|very|really|"
+    r"now|indeed|also|accepted|required|fine|good|sensible|easy|trivial|always|never|based|derived|"
+    r"calculated|computed|needed|presented|boxed|stated"
+    r"|(?:in|as|the|an?|of|on|by|to|for|it|we|you|no longer|one of)\b)"
+)
+_LIKE_AN_ANSWER = re.compile(r"\d|[\\$]|\b[A-Z]\b|^[\s*_]*[A-Z]")
+_LEAD = re.compile(  # the answer is therefore 5
+    r"(?i)^(?:(?:therefore|thus|then|hence|simply|clearly|indeed|just|exactly|of course|obviously|now|so)\b,?\s*|"
+    r"the (?:number|value|integer|fraction)\s+(?=[-\d$\\]))+"
 )
 _ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
-_REMARK = re.compile(r"(?:\.(?=\s+[A-Z$\\]|\s*$)|[,;]?\s+\(?(?:because|since|which|so|as|not|I)\b).*")
+_REMARK = re.compile(
+    r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|see|because|since|which|so|as|not|I"
+    r"|hopefully|after|and (?:we|that|this|it|the|so|I)|where|but|rounded|approximately|exactly|given)\b).*"
+)
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
@@ -64,6 +103,15 @@ def _offered_together(between: str) -> bool:
     return bool(_OFFER.search(between)) or not _GLUE.sub("", between)
 
 
+def _named_contents(text: str, boxes: list[tuple[int, int, str]]) -> list[str]:
+    r"""The boxes' contents; with their names where each has one of its own: x = \boxed{1}, y = \boxed{2}."""
+    names = [re.search(r"(?<![a-zA-Z\\])([a-zA-Z])\s*=[\s$]*$", text[max(0, box[0] - 20) : box[0]]) for box in boxes]
+    contents = [box[2].strip() for box in boxes]
+    if len(boxes) < 2 or not all(names) or len({name[1] for name in names}) < len(names):
+        return contents
+    return [f"{name[1]} = {content}" if content else "" for name, content in zip(names, contents)]
+
+
 def extract_answer(completion: str) -> str | None:
     r"""The answer that a completion commits to, as LaTeX, or None.
 
@@ -80,21 +128,30 @@ def extract_answer(completion: str) -> str | None:
         if unclosed or not kept:
             return None
         group = [kept.pop()]
-        while kept and _offered_together(text[kept[-1][1] : group[0][0]]):
-            group.insert(0, kept.pop())
-        contents = [box[2].strip() for box in group]
-        if also := _ALSO.match(text, group[-1][1]):
+        while kept and _offered_together(text[kept[-1][1] : group[-1][0]]):
+            group.append(kept.pop())
+        contents = _named_contents(text, group[::-1])
+        if also := _ALSO.match(text, group[0][1]):
             contents.append(also[1])
         distinct = dict.fromkeys(contents)  # the same box twice is one answer
-        return r" \text{ or } ".join(distinct) if all(map(clean, distinct)) else None
-    said = [m for m in _SAID.finditer(text) if m["no"] is None]
-    if not said:
-        return None
-    rest = text[said[-1].end() :][: 2 * MAX_ANSWER]
+        choices = all(len(content) < 20 and re.fullmatch(r"\W*(?:text\{)?\W*[A-J]\W*", content) for content in distinct)
+        offered = any(_OFFER.search(text[one[1] : other[0]]) for other, one in zip(group, group[1:]))
+        join = ", " if choices and not offered and not also else r" \text{ or } "
+        return join.join(distinct) if all(map(clean, distinct)) else None
+    said = [m for m in _SAID.finditer(text) if m["no"] is None][-20:]
+    answers = [_stated(text, match) for match in said]
+    sure = [answer for answer in answers if answer and (_LIKE_AN_ANSWER.search(answer) or not _VAGUE.match(answer))]
+    return (sure or answers or [None])[-1]
+
+
+def _stated(text: str, said: re.Match) -> str | None:
+    """What stands after "the answer is", up to the end of its sentence."""
+    rest = text[said.end() :][: 2 * MAX_ANSWER]
     if span := _MATH_SPAN.match(rest):
         return (span[1] or span[2]).strip()
-    line = rest.lstrip(" \t*:" if said[-1]["hash"] is not None else " \t\r\n*:").split("\n")[0]
-    line = _REMARK.sub("", line, count=1) if said[-1]["hash"] is None else line
+    line = rest.lstrip(" \t*:" if said["hash"] is not None else " \t\r\n*:").split("\n")[0]
+    if said["hash"] is None:
+        line = _REMARK.sub("", _LEAD.sub("", line), count=1)
     return line.strip(" \t\r*`").rstrip(".") or None
 
 
@@ -131,28 +188,78 @@ def same_answer(one: str, other: str) -> bool | None:
 
 # --- Workers ---
 
+# Imports and first calls are slow, up to half a second for an unusual answer: the fork server pays for them once.
+_WARM_UP = (
+    (r"\frac{\sqrt{2}}{-2x}", r"\frac{-1}{\sqrt{2}x}"),
+    (r"x^2+2x+1=0", r"(x+1)^2=0"),
+    (r"\sin(\pi/7)+2^{10}\cdot 3!", r"|1.5i|-\log_2 5"),
+)
 
-def _serve(timeout: float, memory_mb: int) -> None:
-    """A worker's life: import, limit the memory, say "ready", then answer one line of JSON with one word each."""
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints can pass for a reply
-    equal(r"\frac{2}{\sqrt{2}}+x", r"x+\sqrt{2}", by_value=True)  # imports and first calls are slow: pay here
+
+def _serve(control_fd: int, timeout: float, memory_mb: int) -> None:
+    """The fork server's life: import all that grading needs, then fork one worker for each request of its Grader.
+
+    A request is a line with the process id of the worker to kill (0: none), and the new worker's end of a pipe.
+    """
+    control = socket.socket(fileno=control_fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, and inherited so, it would make `waitpid` fail
+    for pair in _WARM_UP:
+        equal(*pair, by_value=True)
+    gc.freeze()  # a worker's garbage collection leaves the objects that all workers share alone
+    workers: set[int] = set()
+    while True:
+        request, pipes, _, _ = socket.recv_fds(control, 32, 1)
+        if not request:  # the Grader has closed its end, or is dead
+            break
+        if (ended := int(request)) in workers:
+            os.kill(ended, signal.SIGKILL)
+        worker = os.fork()
+        if worker == 0:
+            try:
+                control.close()
+                _work(Connection(pipes[0]), timeout, memory_mb)
+            finally:
+                os._exit(1)
+        os.close(pipes[0])
+        # Reap the one that was killed, and others that have died meanwhile. No process id that may be reused is kept.
+        workers = {pid for pid in workers if os.waitpid(pid, 0 if pid == ended else os.WNOHANG) == (0, 0)}
+        workers.add(worker)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
+def _work(pipe: Connection, timeout: float, memory_mb: int) -> None:
+    """A worker's life: limit the memory, send the own process id, then answer each pair with one word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (memory_mb << 20),) * 2)
-    replies.write("ready\n")
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 5)  # dies by itself if the parent is gone
+    limit, hard = used + (memory_mb << 20), resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    pipe.send_bytes(str(os.getpid()).encode())
+    reply = ""
+    while reply != "kills":
+        pair = json.loads(pipe.recv_bytes())  # EOFError, which ends the worker, once the Grader is gone
+        signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 5)  # in case that the Grader and the server are both gone
         try:
-            reply = "right" if equal(*json.loads(line), by_value=True) else "wrong"
+            reply = "right" if equal(*pair, by_value=True) else "wrong"
         except BadGold:
             reply = "unparsable"
         except MemoryError:
             reply = "kills"
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(reply + "\n")
-        if reply == "kills":
-            return
+        pipe.send_bytes(reply.encode())
+
+
+class _Server(NamedTuple):
+    process: subprocess.Popen
+    control: socket.socket
+
+
+class _Worker(NamedTuple):
+    pid: int
+    pipe: Connection
 
 
 class Grader:
@@ -160,65 +267,126 @@ class Grader:
 
     A worker over a limit is killed and replaced; its pair counts as wrong and is counted in `stats`: pairs (distinct
     ones of a batch), settled (without a worker), timeouts, kills, and unparsable (gold answers that can't be read).
+
+    The workers are forks of one process per Grader, the fork server, in which everything is imported already: a
+    replacement takes milliseconds. The server starts by exec, never as a bare fork, since this process may hold CUDA
+    and threads. It has one thread, and a session of its own, so that Ctrl-C does not reach it. Each worker has a pipe
+    of its own: killing it leaves no lock held, as a pool's shared queue would. Only the server, their parent, kills
+    workers; when its Grader is gone, even by SIGKILL, it kills them all and ends. A worker or server that is killed
+    from outside is replaced, and the pairs at hand are tried again.
+
+    The forkserver of `multiprocessing` is not used: it imports the main module, and so torch, in every child; it is
+    one for the whole process, whoever else may use it; and its children are not deaf to Ctrl-C.
+
+    Raises:
+        ValueError: fewer than one worker or 1 MB, or a `timeout` not above 0 or longer than a day.
     """
 
     def __init__(self, workers: int = 2, timeout: float = 2.0, memory_mb: int = 1024) -> None:
+        if workers < 1 or memory_mb < 1:
+            raise ValueError(f"a Grader needs at least 1 worker and 1 MB of memory, not {workers} and {memory_mb}")
+        if not 0 < timeout <= 86400:  # NaN is refused too
+            raise ValueError(f"a Grader's timeout must be above 0 and at most 86400 seconds, not {timeout}")
         self.workers, self.timeout, self.memory_mb = workers, timeout, memory_mb
         self.stats: Counter[str] = Counter()
 
     def __enter__(self) -> "Grader":
-        self.idle: SimpleQueue[Future[subprocess.Popen]] = SimpleQueue()  # workers, or their start-up
-        self.threads, self.background = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(1)
+        self.idle: SimpleQueue[_Worker | None] = SimpleQueue()  # None: still to be started
         for _ in range(self.workers):
-            self.idle.put(self.threads.submit(self._start))
+            self.idle.put(None)
+        self.threads, self.background = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(1)
+        self.restarting = threading.Lock()
+        self.server = self._start_server()  # imports while this process goes on
         return self
 
     def __exit__(self, *exception) -> None:
         self.background.shutdown(cancel_futures=True)
         self.threads.shutdown(cancel_futures=True)
         while not self.idle.empty():
-            if not (started := self.idle.get()).cancelled() and not started.exception():
-                self._kill(started.result())
+            if worker := self.idle.get():
+                worker.pipe.close()
+        self._end(self.server)
 
-    def _start(self) -> subprocess.Popen:
-        """A worker that is ready, on pipes of its own: killing it leaves no lock held, as a pool's shared queue would.
-        By exec, never a bare fork, as the parent may hold CUDA and threads; in its own session, deaf to Ctrl-C."""
-        command = [sys.executable, os.path.abspath(__file__), str(self.timeout), str(self.memory_mb)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        for _ in range(10):  # it may be killed from outside
-            worker = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)
-            if self._reply(worker, seconds=120) == "ready":  # start-up is not on a pair's clock
-                return worker
-            self._kill(worker)
-        raise RuntimeError("grading workers die as they start; does `python -c 'import math_verify'` work?")
+    def _start_server(self) -> _Server:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            settings = [str(theirs.fileno()), str(self.timeout), str(self.memory_mb)]
+            process = subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), *settings], pass_fds=[theirs.fileno()],
+                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )  # fmt: skip
+        return _Server(process, ours)
 
-    def _kill(self, worker: subprocess.Popen) -> None:
-        worker.kill()
-        worker.communicate()  # waits, and closes the pipes
+    def _end(self, server: _Server) -> str:
+        """Ends a server and its workers. Returns why it had failed; "" if it had not, or was killed."""
+        with suppress(OSError):  # it is dead already, or busy
+            server.control.shutdown(socket.SHUT_WR)  # now it kills and reaps its workers, and exits
+            server.control.settimeout(5)
+            server.control.recv(1)  # returns when it has exited
+        server.control.close()
+        with suppress(ProcessLookupError):
+            os.killpg(server.process.pid, signal.SIGKILL)  # what is left of its session
+        errors = server.process.communicate()[1].decode(errors="replace").strip()
+        code = server.process.returncode
+        return (errors.splitlines() or [f"exit code {code}"])[-1] if code > 0 else ""
 
-    def _reply(self, worker: subprocess.Popen, seconds: float) -> str:
-        if not wait([worker.stdout], seconds):
-            return "timeouts"
-        return worker.stdout.readline().decode().strip() or "died"
+    def _restart(self, dead: _Server) -> None:
+        """A new server in place of a dead one, unless another thread has seen to it."""
+        with self.restarting:
+            if self.server is dead:
+                failure = self._end(dead)
+                self.server = self._start_server()
+                if failure:
+                    raise RuntimeError(f"grading workers die as they start: {failure}")
+
+    def _start(self, ended: int = 0) -> _Worker:
+        """A worker that is ready, instead of the one with process id `ended`, which is killed."""
+        give_up = time.monotonic() + 300
+        while time.monotonic() < give_up:
+            server = self.server
+            pipe, theirs = Pipe()
+            with theirs:
+                try:
+                    socket.send_fds(server.control, [str(ended).encode()], [theirs.fileno()])
+                except OSError:
+                    self._restart(server)
+                    continue
+            reply = self._reply(pipe, seconds=120)  # the server's imports are not on a pair's clock
+            if reply.isdigit():
+                return _Worker(int(reply), pipe)
+            pipe.close()
+            if reply == "timeouts":
+                self._restart(server)
+            time.sleep(0.1)
+        raise RuntimeError("grading workers die as they start: none was ready within 300 s")
+
+    def _reply(self, pipe: Connection, seconds: float) -> str:
+        try:
+            return pipe.recv_bytes(32).decode() if pipe.poll(seconds) else "timeouts"
+        except (EOFError, OSError):
+            return "died"
 
     def _ask(self, pair: tuple[str, str]) -> list[str]:
         """Replies: right, wrong, unparsable, timeouts, kills (the memory limit), or died."""
-        started, replies = self.idle.get(), []
+        worker, replies, spent = self.idle.get(), [], 0.0
         try:
-            worker = started.result()
-            # A worker that dies may have been killed from outside: the pair is tried again, so that it loses no grade.
-            while not replies or (replies[-1] == "died" and len(replies) < 3):
+            worker = worker or self._start()
+            # A worker that dies may have been killed from outside: so that it loses no grade, the pair is tried again,
+            # twice at least, and until its tries have taken as long as a time-out.
+            while not replies or (replies[-1] == "died" and (len(replies) < 3 or spent < self.timeout)):
+                start = time.monotonic()
                 try:
-                    worker.stdin.write((json.dumps(pair) + "\n").encode())
-                    replies.append(self._reply(worker, self.timeout))
-                except BrokenPipeError:
+                    worker.pipe.send_bytes(json.dumps(pair).encode())
+                    replies.append(self._reply(worker.pipe, self.timeout))
+                except OSError:
                     replies.append("died")
+                spent += time.monotonic() - start
                 if replies[-1] in ("timeouts", "kills", "died"):
-                    self._kill(worker)
-                    worker, started = self._start(), Future()
-                    started.set_result(worker)
+                    ended, worker = worker, None
+                    ended.pipe.close()
+                    worker = self._start(ended.pid)
         finally:
-            self.idle.put(started)
+            self.idle.put(worker)
         return replies
 
     def submit(self, completions: list[str], answers: list[str]) -> "Future[list[float]]":
@@ -250,4 +418,4 @@ class Grader:
 
 
 if __name__ == "__main__":
-    _serve(float(sys.argv[1]), int(sys.argv[2]))
+    _serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

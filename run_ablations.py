@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import train_treerpo
 from checkpoint import checkpoints, read_lines
-from cli import ROOT, flag_words, parse_flags, refuse, run, yaml_settings
+from cli import ROOT, flag_words, parse_flags, refuse, repeated_key, run, yaml_settings
 from data.problems import BadInput, first_line
 from plot_results import interval, plot_arms, score_names
 
@@ -36,19 +36,6 @@ OWN_FLAGS = ("config", "extends", "output_dir", "seed", "resume_from_checkpoint"
 # --- What to run ---
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently take the last: an arm would be missing."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and (name := (key.tag, str(key.value))) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            elif key.tag != "tag:yaml.org,2002:merge":
-                seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 def read_sweep(path: Path) -> tuple[Path, dict[str, dict]]:
     """The base recipe of a sweep, and each arm's own flags.
 
@@ -57,8 +44,11 @@ def read_sweep(path: Path) -> tuple[Path, dict[str, dict]]:
             that a sweep can give.
     """
     try:
-        sweep = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        if key := repeated_key(yaml.compose(text)):
+            raise ValueError(f"{key} stands in it twice; keep one")
+        sweep = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(f"{path}: not a sweep that can be read ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(sweep, dict) or not {"extends", "arms"} <= sweep.keys():
         raise BadInput(f"{path}: not a sweep with `extends: RECIPE.yaml` and `arms:`")
@@ -82,6 +72,8 @@ def read_sweep(path: Path) -> tuple[Path, dict[str, dict]]:
         if not isinstance(flags, dict) or not all(isinstance(key, str) for key in flags):
             raise BadInput(f"{path}: arm {label}: must hold flags and values, such as {{branching: 8}}, or nothing")
         named[label] = {key.replace("-", "_"): value for key, value in flags.items()}
+        if empty := [key for key, value in named[label].items() if value is None]:
+            raise BadInput(f"{path}: arm {label}: {empty[0]} has no value; null can stand in a recipe, not in an arm")
         if own := [key for key in OWN_FLAGS if key in named[label]]:
             raise BadInput(f"{path}: arm {label}: {own[0]} is set by the sweep for every run; leave it out")
     return path.parent / sweep["extends"], named

@@ -16,6 +16,7 @@ GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same
 """
 
 import copy
+import importlib.util
 import logging
 import math
 import shutil
@@ -27,49 +28,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
-from accelerate.utils import gather_object, set_seed
-from peft import LoraConfig, get_peft_model
-from tqdm import tqdm
-from transformers import get_scheduler
-
-import budget
-import eval_math
-import plot_results
-from advantage import ESTIMATORS, SCALES, default_scale, step_rewards, with_only_children
-from checkpoint import (
-    StopSignal,
-    cut_back,
-    load_checkpoint,
-    open_run,
-    random_states,
-    read_lines,
-    save_checkpoint,
-    set_aside_later,
-    write_config,
-)
-from cli import ModelAndDataFlags, check_least, device_dtype, flag, launched_processes, load_model, parse_flags, run
+from cli import ModelAndDataFlags, check_least, check_shared, flag, parse_flags, run
 from data.problems import BadInput, completion_text, encode_prompt, load_problems, short_name, template_for
-from metrics import Watch, append_line, summarise, tree_record, tree_statistics
-from policy import (
-    LOSS_TYPES,
-    Pack,
-    check_model,
-    pack,
-    policy_loss,
-    split_trees,
-    token_logprobs,
-    token_logprobs_and_entropies,
-)
-from reward import Grader
-from sharding import FSDP, shard, whole_weights
-from tree_sampler import Tree, TreeSampler
 
 logger = logging.getLogger(__name__)
 
+# Names in the modules below, which are imported when the flags are known to be good.
+ADVANTAGES = ("treerpo", "path_share", "outcome", "tree_grpo", "treerl")
+SCALES = ("variance", "deviation", "group", "none")
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
+# The schedules of transformers that need no settings of their own and no score of a validation set.
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+)  # fmt: skip
 # Values of flags that once were, and what to write instead.
 RETIRED_VALUES = {
     ("scale_rewards", "bernoulli"): "bernoulli is called deviation now; the paper's scale is variance, its square",
@@ -92,12 +63,12 @@ class Flags(ModelAndDataFlags):
     max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
     # The tree
     branching: list[int] = flag([8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2; 1 goes on")
-    depth: int = flag(3, "steps from the prompt to a leaf, D; the number of widths where branching has several")
+    depth: int | None = flag(None, "steps from the prompt to a leaf, D; default 3, or as many as branching has widths")
     step_tokens: int = flag(384, "most new tokens in a step, L_step")
     step_delimiter: str | None = flag(None, "text that ends a step early; \\n stands for a line break")
     top_k: int = flag(0, "crop of sampling, and of the loss; 0 is off")
     # Credit
-    advantage: Literal[tuple(ESTIMATORS)] = flag(
+    advantage: Literal[ADVANTAGES] = flag(
         "treerpo", "by siblings: treerpo, path_share, treerl; or by whole paths: outcome, tree_grpo"
     )
     scale_rewards: Literal[SCALES] | None = flag(
@@ -112,10 +83,10 @@ class Flags(ModelAndDataFlags):
     num_iterations: int = flag(1, "passes over each batch of trees")
     num_minibatches: int = flag(1, "optimizer steps in a pass, each on a part of the trees; the paper: 2")
     learning_rate: float = flag(1e-5, "peak learning rate")
-    lr_scheduler_type: str = flag("constant_with_warmup", "a schedule of transformers, e.g. linear or cosine")
+    lr_scheduler_type: Literal[SCHEDULES] = flag("constant_with_warmup", "the schedule, as in transformers")
     warmup_steps: int = flag(5, "updates until the peak; Adam's first updates are full-size whatever the gradient")
     weight_decay: float = flag(0.0, "of AdamW")
-    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0 is off")
     max_bad_updates: int = flag(5, "updates in a row whose gradient is not finite, after which the run stops")
     loss_type: Literal[LOSS_TYPES] = flag("dapo", "mean over tokens (dapo), over steps (grpo), or by a constant")
     epsilon: float = flag(0.2, "clip range of the probability ratio")
@@ -139,37 +110,116 @@ class Flags(ModelAndDataFlags):
     max_new_tokens: int | None = flag(None, "longest completion in evaluations; default depth * step_tokens")
 
 
+def read_flags(argv: list[str]) -> Flags:
+    """The flags of a command line, checked as far as that needs no model and no processes."""
+    flags = parse_flags(Flags, argv, __doc__, "recipes/demo.yaml", RETIRED_VALUES)
+    check_values(flags)
+    return flags
+
+
 def check_flags(flags: Flags, processes: int) -> None:
-    """Raises BadInput for values that no run can have; also fills in what other flags decide: branching, depth,
-    max_new_tokens and scale_rewards."""
-    if len(flags.branching) > 1:
-        flags.depth = len(flags.branching)
-    else:
-        flags.branching = flags.branching * max(flags.depth, 1)
-    flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
-    flags.scale_rewards = flags.scale_rewards or default_scale(flags.advantage)
-    check_least(
-        flags, branching=1, depth=1, step_tokens=1, max_rows=1, top_k=0, max_prompt_length=1, prompts_per_step=1,
-        max_steps=1, max_bad_updates=1, num_iterations=1, num_minibatches=1, warmup_steps=0, beta=0, entropy_coef=0,
-        epsilon=0, prune_threshold=0, seed=0, grade_noise=0, lora_r=1, logging_steps=0, save_steps=0, eval_steps=0,
-        save_total_limit=1, grader_workers=1, num_samples=0, max_new_tokens=1, num_shots=0,
-    )  # fmt: skip
-    if not (flags.temperature > 0 and 0 < flags.top_p <= 1 and flags.learning_rate > 0):
-        raise BadInput("--temperature and --learning_rate must be above 0, --top_p in (0, 1]")
-    if flags.branching[0] < 2:
-        raise BadInput("--branching 1: steps without siblings have no advantage; the first depth needs at least 2")
+    """`check_values`, and what depends on the number of processes. Raises BadInput."""
+    check_values(flags)
     if flags.prompts_per_step % processes:
         raise BadInput(f"--prompts_per_step {flags.prompts_per_step}: must be a multiple of the {processes} processes")
+    if FSDP and not flags.use_peft:
+        raise BadInput("--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP")
+
+
+def check_values(flags: Flags) -> None:
+    """Raises BadInput for values that no run can have; also fills in what other flags decide: branching, depth,
+    max_new_tokens and scale_rewards."""
+    check_shared(flags)
+    check_least(
+        flags, branching=1, depth=1, step_tokens=1, top_k=0, max_prompt_length=1, prompts_per_step=1, max_steps=1,
+        max_bad_updates=1, num_iterations=1, num_minibatches=1, warmup_steps=0, beta=0, entropy_coef=0, epsilon=0,
+        epsilon_high=0, prune_threshold=0, grade_noise=0, lora_r=1, lora_alpha=1, lora_dropout=0, logging_steps=0,
+        save_steps=0, eval_steps=0, save_total_limit=1, weight_decay=0, max_grad_norm=0,
+    )  # fmt: skip
+    widths = " ".join(map(str, flags.branching))
+    if len(flags.branching) > 1 and flags.depth not in (None, len(flags.branching)):
+        advice = (
+            f"--branching {widths} has {len(flags.branching)} widths; leave --depth out, or give one width for each"
+        )
+        raise BadInput(f"--depth {flags.depth}: {advice}")
+    flags.depth = flags.depth or (len(flags.branching) if len(flags.branching) > 1 else 3)
+    flags.branching = flags.branching if len(flags.branching) > 1 else flags.branching * flags.depth
+    flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
+    for name in ("temperature", "learning_rate"):
+        if not getattr(flags, name) > 0:
+            raise BadInput(f"--{name} {getattr(flags, name)}: must be above 0")
+    if flags.grade_noise > 1:
+        raise BadInput(f"--grade_noise {flags.grade_noise}: a share of grades, so at most 1")
+    if flags.lora_dropout >= 1:
+        raise BadInput(f"--lora_dropout {flags.lora_dropout}: must be below 1")
+    if flags.prune_threshold >= 1:
+        raise BadInput(f"--prune_threshold {flags.prune_threshold}: no group has rewards so far apart; must be below 1")
+    check_tracker(flags.report_to)
+    if flags.branching[0] < 2:
+        raise BadInput("--branching 1: steps without siblings have no advantage; the first depth needs at least 2")
     if flags.num_minibatches > flags.prompts_per_step:
         prompts = f"--prompts_per_step {flags.prompts_per_step}"
         raise BadInput(f"--num_minibatches {flags.num_minibatches}: more parts than trees; at most {prompts}")
-    if FSDP and not flags.use_peft:
-        raise BadInput("--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP")
     longest = flags.max_prompt_length + flags.depth * flags.step_tokens
     if flags.max_pack_tokens < longest:
         path = f"a path can take max_prompt_length + depth * step_tokens = {longest} tokens"
         raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: {path}; raise it, or lower one of these")
+    if flags.scale_rewards is None:
+        from advantage import default_scale  # needs torch, so after all that can be refused
 
+        flags.scale_rewards = default_scale(flags.advantage)
+
+
+def check_tracker(name: str) -> None:
+    """Raises BadInput for a tracker that is not installed; accelerate would say nothing and track nothing."""
+    packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}.get(name, ())
+    if packages and not any(importlib.util.find_spec(package) for package in packages):
+        raise BadInput(f"--report_to {name}: it is not installed; pip install {name}, or leave the flag out")
+
+
+if __name__ == "__main__":  # a mistyped flag is answered here, before the imports below, which take seconds
+    run(lambda: read_flags(sys.argv[1:]))
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+from accelerate.utils import gather_object, set_seed
+from peft import LoraConfig, get_peft_model
+from tqdm import tqdm
+from transformers import get_scheduler
+
+import budget
+import eval_math
+import plot_results
+from advantage import ESTIMATORS, default_scale, step_rewards, with_only_children
+from checkpoint import (
+    StopSignal,
+    cut_back,
+    load_checkpoint,
+    open_run,
+    random_states,
+    read_lines,
+    save_checkpoint,
+    set_aside_later,
+    write_config,
+)
+from metrics import Watch, append_line, summarise, tree_record, tree_statistics
+from models import device_dtype, launched_processes, load_model
+from policy import (
+    Pack,
+    check_model,
+    check_sampler,
+    checkpoint_layers,
+    pack,
+    policy_loss,
+    split_trees,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
+from reward import Grader
+from sharding import FSDP, shard, whole_weights
+from tree_sampler import Tree, TreeSampler, settle_rope
 
 # --- The four phases ---
 
@@ -196,7 +246,7 @@ def sample_and_grade(sampler: TreeSampler, prompts: list[list[int]], seeds: list
     with timed(seconds, "sample"):
         for i, tree in sampler.stream(prompts, seeds):
             leaves = tree.leaves()
-            texts = [to_text(tree.completion_ids(leaf)) for leaf in leaves]
+            texts = [to_text(tree.text_ids(leaf)) for leaf in leaves]
             trees[i], grades[i] = tree, (leaves, grader.submit(texts, [answers[i]] * len(texts)))
     with timed(seconds, "grade"):
         rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
@@ -352,7 +402,7 @@ def update_policy(
             if accelerator.num_processes > 1:
                 for p in parameters:  # a process whose groups were all pruned has none to add
                     p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
-            norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm or math.inf)
             if not norm.isfinite():  # of the sum over processes: all of them skip it, and what follows it
                 return {"trained_tokens": tokens, "bad_update": True}
             optimizer.step()
@@ -414,8 +464,9 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
             model = get_peft_model(model, lora)
         model.to(accelerator.device)
         if flags.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            checkpoint_layers(model)
         check_model(model)
+        check_sampler(model, tokenizer, trains=True)
         delimiter = flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n")
         sampler = TreeSampler(model, tokenizer, flags.branching, flags.depth, flags.step_tokens, flags.temperature,
                               flags.top_p, flags.top_k, flags.max_rows, delimiter)  # fmt: skip
@@ -431,7 +482,7 @@ def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
 
 
 def main() -> None:
-    flags = parse_flags(Flags, sys.argv[1:], __doc__, "recipes/demo.yaml", RETIRED_VALUES)
+    flags = read_flags(sys.argv[1:])
     dtype = device_dtype(flags.bf16, launched_processes().device)
     # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32, under autocast.
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no")
@@ -443,6 +494,15 @@ def main() -> None:
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks if flags.eval_steps}
     reference = frozen_copy(model, dtype).to(accelerator.device) if flags.beta and not flags.use_peft else None
     model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
+    try:
+        sampler.check_prompts(prompts)
+    except ValueError as error:
+        length = f"--depth {flags.depth} and --step_tokens {flags.step_tokens}"
+        raise BadInput(f"--model_name_or_path {flags.model_name_or_path} with {length}: {error}") from error
+    if reference is not None:
+        settle_rope(reference, max(map(len, prompts)) + flags.depth * flags.step_tokens)
+    if flags.eval_steps:
+        eval_math.check_benchmarks(model, tokenizer, benchmarks, flags)
     if accelerator.is_main_process:
         longest = max(map(len, prompts))
         print(budget.describe(flags, model, longest, accelerator.num_processes, accelerator.device, dtype))
@@ -521,7 +581,7 @@ def main() -> None:
             if stopping or (flags.save_steps and (update % flags.save_steps == 0 or last)):  # before evaluating
                 states = gather_object([random_states()])
                 if accelerator.is_main_process:
-                    save_checkpoint(output, update, model, optimizer, scheduler, flags, states)
+                    save_checkpoint(output, update, model, tokenizer, optimizer, scheduler, flags, states)
             if stopping:
                 accelerator.wait_for_everyone()  # a launcher ends the others as soon as one leaves
                 stop.leave(f"update {update} is saved; go on by the same command with --output_dir {output} "
@@ -534,6 +594,8 @@ def main() -> None:
         partial = result.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
+        if not flags.use_peft:  # an adapter is used with its base's
+            tokenizer.save_pretrained(partial)
         shutil.rmtree(result, ignore_errors=True)
         partial.rename(result)  # whole or not at all: its name says that the run is finished
         print_summary(output, flags, grader)

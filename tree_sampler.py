@@ -8,9 +8,12 @@ prompt and its seed, and slices, neighbours and processes do not change it (up t
 
 import logging
 import math
+import re
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -71,6 +74,11 @@ class Tree:
     def completion_ids(self, i: int) -> list[int]:
         """The token ids from the prompt's end through node i."""
         return [t for node in self.path(i) for t in self.tokens[node].tolist()]
+
+    def text_ids(self, i: int) -> list[int]:
+        """`completion_ids` without the stop token: an end of turn need not be special, and would be read as text."""
+        ids = self.completion_ids(i)
+        return ids[:-1] if self.finished[i] else ids
 
 
 @dataclass
@@ -173,7 +181,7 @@ class TreeSampler:
 
     Args:
         model: a causal LM, bare or under PEFT, whose cache is made of plain or sliding-window attention layers.
-        tokenizer: gives the stop token (besides those of the model's generation config) and decodes step delimiters.
+        tokenizer: gives stop tokens (besides those of the model's generation config) and decodes step delimiters.
         branching: children of each unfinished node (N); or one width a depth, which then sets `depth`.
         depth: steps from the prompt to the longest leaves (D).
         step_tokens: most new tokens in a step.
@@ -182,7 +190,8 @@ class TreeSampler:
         step_delimiter: text that ends a step before `step_tokens`.
 
     Raises:
-        ValueError: a setting out of range, no stop token, or a model whose cache can't be forked.
+        ValueError: a setting out of range, no stop token, or a model that can't generate or whose cache can't be
+            forked.
     """
 
     def __init__(self, model, tokenizer, branching: int | list[int] = 8, depth: int = 3, step_tokens: int = 384,
@@ -195,6 +204,9 @@ class TreeSampler:
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError("temperature must be at least 0, top_p in (0, 1] and top_k at least 0")
         self.model, self.tokenizer = model, tokenizer
+        self.causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not (hasattr(model, "generate") and self.causal.can_generate()):
+            raise ValueError(f"{model.config.model_type}: this model can't generate text")
         self.step_tokens, self.max_rows = step_tokens, max_rows
         self.warping = (temperature, top_p, top_k)
         self.stop_ids = stop_ids(model, tokenizer)
@@ -207,11 +219,31 @@ class TreeSampler:
             do_sample=False,
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],  # any id will do: lengths come from the stop tokens, masks from lengths
-            # A model's own generation config fills what is unset here, and would change the policy behind our back.
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             use_cache=True,
         )
+
+    def check_prompts(self, prompts: list[list[int]]) -> None:
+        """Checks that the model can take these prompts and the longest trees that may grow from them.
+
+        Rotary frequencies that depend on the length of a sequence are settled for the longest path (`settle_rope`).
+
+        Raises:
+            ValueError: a prompt without tokens, a token without an embedding, or more positions than the model has.
+        """
+        if not all(map(len, prompts)):
+            raise ValueError("a prompt holds no token: every prompt needs at least one token")
+        known = self.causal.config.get_text_config().vocab_size
+        if (largest := max(map(max, prompts), default=0)) >= known:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            name = f"token {largest} ({token}), but the model knows {known} tokens"
+            raise ValueError(f"a prompt holds {name}: tokenizer and model do not belong together")
+        prompt, new = max(map(len, prompts), default=0), len(self.widths) * self.step_tokens
+        limit = positions(self.causal)
+        if limit and not rotary(self.causal) and prompt + new - 1 > limit:  # the last token is not forwarded
+            name = f"{self.causal.config.model_type} has positions for {limit} tokens"
+            need = f"a prompt of {prompt} and {new} new ones need {prompt + new - 1}"
+            raise ValueError(f"{name}, but {need}; lower the number of new tokens, or leave out long prompts")
+        settle_rope(self.causal, prompt + new)
 
     def sample(self, prompts: list[list[int]], seeds: list[int]) -> list[Tree]:
         """One tree a prompt, in order.
@@ -224,8 +256,9 @@ class TreeSampler:
     @torch.no_grad()
     def stream(self, prompts: list[list[int]], seeds: list[int]) -> Iterator[tuple[int, Tree]]:
         """Yields each tree with its prompt's index as soon as it is whole, so that others grow while it is graded."""
-        if len(prompts) != len(seeds) or not all(map(len, prompts)):
-            raise ValueError("sample needs one seed a prompt, and at least one token in each prompt")
+        if len(prompts) != len(seeds):
+            raise ValueError("sample needs one seed a prompt")
+        self.check_prompts(prompts)
         training = self.model.training
         self.model.eval()  # dropout off; gradient checkpointing, which forbids a cache, too
         nodes: list[list[_Node]] = [[] for _ in prompts]
@@ -295,8 +328,10 @@ class TreeSampler:
             padded = [[0] * (width + 1 - node.length) + prompts[node.prompt][:-1] for node in roots]
             input_ids = torch.tensor(padded, device=self.model.device)  # [prompts, width], padded on the left
             mask = _mask([node.length - 1 for node in roots], width, self.model.device)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            self.model(input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+            places = (mask.cumsum(-1) - 1).clamp(min=0)
+            # A model's config may turn the cache off.
+            kept = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            self.model(input_ids, attention_mask=mask, position_ids=places, **kept)
         for row, node in enumerate(roots):
             node.cache, node.row = cache, row
         return roots
@@ -341,15 +376,16 @@ class TreeSampler:
         uniforms = [_uniforms(seeds[p.prompt], path, self.step_tokens) for (p, _), path in zip(children, paths)]
         draw = _InverseCDF(torch.from_numpy(np.stack(uniforms, 1)).to(device), *self.warping)
         step_end = _StepEnd(self.delimiter) if self.delimiter else None
-        sequences = self.model.generate(
-            # Only the last token: the rest is in the cache, and the mask tells generate how long that is.
-            input_ids=torch.tensor([[parent.last_id] for parent, _ in children], device=device),
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=self.generation_config,
-            logits_processor=LogitsProcessorList([draw]),
-            stopping_criteria=StoppingCriteriaList([step_end] if step_end else []),
-        )
+        with bare_generation_config(self.causal):
+            sequences = self.model.generate(
+                # Only the last token: the rest is in the cache, and the mask tells generate how long that is.
+                input_ids=torch.tensor([[parent.last_id] for parent, _ in children], device=device),
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=self.generation_config,
+                logits_processor=LogitsProcessorList([draw]),
+                stopping_criteria=StoppingCriteriaList([step_end] if step_end else []),
+            )
         new = sequences[:, 1:]  # [rows, new tokens]
         stopped = torch.isin(new, torch.tensor(self.stop_ids, device=device))
         ended = stopped | torch.stack(step_end.ended, 1) if step_end else stopped
@@ -364,17 +400,115 @@ class TreeSampler:
             node.logprobs, node.finished, node.cache = logprobs[row, :n], finished[row], cache
             node.row, node.gap = row, new.shape[1] - n
             grown.append(node)
+        limit = positions(self.causal)
+        if limit and max(node.length for node in grown) > limit:  # rotary positions have no end
+            _warn_once(f"some paths are longer than the {limit} positions that the model was made for")
         return grown
 
 
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
 def stop_ids(model, tokenizer) -> list[int]:
-    """The ids that end a completion: the tokenizer's end token and those of the model's generation config."""
+    """The ids that end a completion: the tokenizer's end token, those of the model's generation config, and what ends
+    a turn in the chat template (the end token of Qwen2.5's base models is another one)."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
-    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *configured]) if i is not None]
+    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *configured, *end_of_turn(tokenizer)]) if i is not None]
     if not ids:
         raise ValueError("the tokenizer has no end token: set eos_token in its tokenizer_config.json")
     return ids
+
+
+def end_of_turn(tokenizer) -> list[int]:
+    """The tokens that end an assistant's turn in the tokenizer's chat templates, one a template at most.
+
+    It is the first special token after the assistant's text, as the template renders it, or a token such as <|end|>
+    that was added as an ordinary one. Of an end that is written in several tokens nothing is taken: they are text too.
+    """
+    templates = tokenizer.chat_template or {}
+    templates = templates if isinstance(templates, dict) else {"default": templates}
+    added = tokenizer.added_tokens_decoder.items()
+    markers = {id for id, token in added if token.special or re.fullmatch(r"<.+>|\[.+\]", token.content.strip())}
+    markers.update(tokenizer.all_special_ids)
+    found = []
+    for template in templates.values():
+        for after in _after_answer(tokenizer, template):
+            ids = tokenizer.encode(after, add_special_tokens=False)
+            if ends := [i for i in ids if i in markers][:1]:
+                found += ends
+                break
+    return list(dict.fromkeys(found))
+
+
+def _after_answer(tokenizer, template: str) -> Iterator[str]:
+    """What the template writes after an assistant's text: at the end of a conversation, or before the next turn."""
+    question, answer, more = "THEQUESTION", "THEANSWER", "THENEXTQUESTION"
+    turns = [("user", question), ("assistant", answer)]
+    for conversation in (turns, [*turns, ("user", more)], [("system", "SYSTEM"), *turns]):
+        for in_parts in (False, True):  # the content as text, or as a list of parts
+            messages = [
+                {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
+                for role, text in conversation
+            ]
+            try:
+                text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+            except Exception as error:  # whatever a template raises about a conversation that it doesn't take
+                logger.debug("chat template: %s", error)
+                continue
+            if answer in text:
+                yield text.rsplit(answer, 1)[1].split(more)[0]
+
+
+@contextmanager
+def bare_generation_config(causal):
+    """Inside it a model has no generation config of its own: `generate` fills with it whatever its caller leaves unset,
+    so that suppressed tokens, beams, penalties and so on would change the sampling policy without a word."""
+    own, causal.generation_config = causal.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        causal.generation_config = own
+
+
+def positions(causal) -> int | None:
+    """How many positions a model was made for, where its config says so."""
+    return getattr(causal.config.get_text_config(), "max_position_embeddings", None)
+
+
+def rotary(causal) -> bool:
+    """Whether a model computes positions from rotary frequencies, which go on for ever; a table of positions ends."""
+    return any(name.endswith("inv_freq") for name, _ in causal.named_buffers())
+
+
+def settle_rope(causal, longest: int) -> None:
+    """Settles rotary frequencies that depend on the length of the sequence (dynamic NTK, LongRoPE) for good.
+
+    Where a path may grow to `longest` tokens, beyond the length at which the frequencies change, they become those of
+    that length for every token. Otherwise a token would be sampled with some frequencies beside a cache made with
+    others, and trained with those of the longest path in its pack.
+    """
+    for module in causal.modules():
+        kinds = getattr(module, "rope_type", None)
+        layered = isinstance(kinds, dict)  # one kind for each kind of layer
+        for layer_type, kind in kinds.items() if layered else [(None, kinds)]:
+            if kind != "longrope" and "dynamic" not in str(kind):
+                continue
+            settings = module.config.rope_parameters[layer_type] if layered else module.config.rope_parameters
+            original = settings.get("original_max_position_embeddings") if kind == "longrope" else None
+            if longest <= (original or module.config.max_position_embeddings):
+                continue
+            logger.warning("%s: rotary frequencies are kept at those for paths of %d tokens", kind, longest)
+            device = next(causal.parameters()).device
+            place = torch.tensor([[longest - 1]], device=device)
+            # transformers itself changes the frequencies in this call, and no more once the kind has another name.
+            module(torch.zeros(1, 1, 1, device=device), place, **({"layer_type": layer_type} if layered else {}))
+            if layered:
+                kinds[layer_type] = "settled"
+            else:
+                module.rope_type = "settled"
 
 
 def _uniforms(seed: int, path: tuple[int, ...], count: int) -> np.ndarray:

@@ -94,13 +94,26 @@ def tiny_base():
     return AutoModelForCausalLM.from_pretrained(TINY_BASE, dtype=torch.float32).eval()
 
 
+def grading_servers() -> list[psutil.Process]:
+    """The fork servers of this process's Graders, one for each."""
+    return [process for process in psutil.Process().children() if _runs_reward(process)]
+
+
 def grading_workers() -> list[psutil.Process]:
-    """The live worker processes of this process's Grader; one that was just killed has no command line any more."""
+    """The live workers of this process's Graders: children of the fork servers."""
     found = []
-    for process in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):  # of which a zombie is one
-            found += [process] * any("reward.py" in word for word in process.cmdline())
+    for server in grading_servers():
+        with suppress(psutil.NoSuchProcess):
+            found += [process for process in server.children() if _runs_reward(process)]
     return found
+
+
+def _runs_reward(process: psutil.Process) -> bool:
+    """Whether it is a grading process; one that was just killed has no command line any more."""
+    try:
+        return any("reward.py" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:  # of which a zombie is one
+        return False
 
 
 def random_tree(rng, nodes: int, prompt: int = 5, longest: int = 4) -> Tree:

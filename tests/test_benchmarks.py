@@ -44,6 +44,12 @@ def test_a_benchmark_writes_what_it_measured(name, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (ROOT / "results" / "benchmarks").iterdir()} == before
 
 
+def test_the_hostile_batch_counts_what_hangs(tmp_path):
+    printed = run_benchmark("grading", "--hostile", "--pairs", "10", "--repeats", "1", "--output_dir", str(tmp_path))
+    found = json.loads((tmp_path / "grading-hostile.json").read_text())
+    assert "10 pairs, of which 2 hang" in printed and found["counts"][0]["timeouts"] >= 2
+
+
 @pytest.mark.parametrize("name", ["sampling", "training"])
 def test_a_profile_names_operators(name, tmp_path):
     flags = SMALLEST[name][: -2 if name == "sampling" else None]

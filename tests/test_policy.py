@@ -10,7 +10,15 @@ from peft import LoraConfig, get_peft_model
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import policy
-from policy import entropy, pack, policy_loss, split_trees, token_logprobs, token_logprobs_and_entropies
+from policy import (
+    checkpoint_layers,
+    entropy,
+    pack,
+    policy_loss,
+    split_trees,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
 from tree_sampler import Tree, TreeSampler
 
 
@@ -123,7 +131,7 @@ def test_chunks_and_gradient_checkpointing_change_nothing(monkeypatch, attention
     whole = run()
     monkeypatch.setattr(policy, "CHUNK_ELEMENTS", 300)
     torch.testing.assert_close(run(), whole, atol=1e-5, rtol=1e-4)
-    model.activation_checkpointing_enable()
+    checkpoint_layers(model)
     model.train()
     torch.testing.assert_close(run(), whole, atol=1e-5, rtol=1e-4)
 

@@ -116,12 +116,13 @@ def test_bad_sweeps(tmp_path, capsys):
         ("extends: base.yaml\narms: {off: {}}", "arm false: YAML reads this name as no text"),
         ('extends: base.yaml\narms: {"a\\nb": {}}', "printable text on one line"),
         ("extends: base.yaml\narms: {_a: {}}", "begins with no _"),
-        ("extends: base.yaml\narms:\n  a: {}\n  a: {depth: 1}", "a is given twice"),
-        ("extends: base.yaml\narms: {a: {depth: 1, depth: 2}}", "depth is given twice"),
-        ("extends: base.yaml\narms: {1: {}, '1': {}}", "two arms have this name"),
+        ("extends: base.yaml\narms:\n  a: {}\n  a: {depth: 1}", "a stands in it twice"),
+        ("extends: base.yaml\narms: {a: {depth: 1, depth: 2}}", "depth stands in it twice"),
+        ("extends: base.yaml\narms: {1.50: {}, '1.5': {}}", "two arms have this name"),
         ("extends: base.yaml\narms: {a: {}, b: {bramching: 4}}", "arm b: "),
         ("extends: base.yaml\narms: {a: {}, b: {learning_rate: -1}}", "arm b: "),
         ("extends: base.yaml\narms: {a: {}, b: {depth: deep}}", "arm b: "),
+        ("extends: base.yaml\narms: {a: {epsilon_high: null}}", "arm a: epsilon_high has no value"),
         ("extends: base.yaml\narms: {a: {seed: 4}}", "arm a: seed is set by the sweep"),
         ("extends: base.yaml\narms: {a: {output-dir: x}}", "arm a: output_dir is set by the sweep"),
         ("extends: base.yaml\narms: {a: {extends: x.yaml}}", "arm a: extends is set by the sweep"),
@@ -180,12 +181,12 @@ def test_runs_that_arms_share_and_runs_of_all_weights_are_made_once(tmp_path, mo
     started = []
 
     def train(command, **_):
-        folder = Path(command[command.index("--output_dir") + 1])
+        (folder,) = (Path(word.partition("=")[2]) for word in command if word.startswith("--output_dir="))
         started.append(folder)
         scores = {"n": 1, "pass@1": {"mean": 0.5}, "greedy_length": 1}
         rows = [{"update": update, "evaluation": {"x": scores}} for update in (0, 1)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / ("model" if "False" in command else "adapter")).mkdir()
+        (folder / ("model" if "--use_peft=False" in command else "adapter")).mkdir()
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(run_ablations.subprocess, "run", train)

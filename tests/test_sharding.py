@@ -8,7 +8,7 @@ from conftest import FAMILIES, path_logprobs, random_model, random_tree
 from peft import LoraConfig, get_peft_model
 from torch.distributed.tensor import DTensor
 
-from policy import Pack, pack, token_logprobs
+from policy import Pack, checkpoint_layers, pack, token_logprobs
 from sharding import shard, whole_weights
 
 
@@ -29,7 +29,7 @@ def test_frozen_weights_are_spread_and_nothing_changes(family, checkpointing, gr
     base = random_model(family, scale=2.0)
     model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)).train()
     if checkpointing:
-        model.activation_checkpointing_enable()
+        checkpoint_layers(model)
     tree = random_tree(np.random.default_rng(0), 8)
     (one,) = pack([tree], [torch.ones(8)], 1000)
     adapter = [p for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Grading meets killed workers and hostile completions: no grade lost, nothing run, memory bounded.
+"""Grading meets killed processes and hostile completions: no grade lost, nothing run, memory bounded.
 
 `make faults` runs the same with more tries (WORKER_KILLS, HOSTILE).
 """
@@ -6,9 +6,11 @@
 import os
 import random
 import time
+from contextlib import suppress
 
 import psutil
-from conftest import fault, grading_workers
+import pytest
+from conftest import fault, grading_servers, grading_workers
 
 from reward import Grader
 
@@ -16,18 +18,38 @@ WORKER_KILLS = int(os.environ.get("WORKER_KILLS", 6))
 HOSTILE = int(os.environ.get("HOSTILE", 600))
 
 
-def test_worker_kills_lose_no_grade():
+def one_worker(rng: random.Random) -> list[psutil.Process]:
+    workers = grading_workers()
+    return [rng.choice(workers)] if workers else []
+
+
+def server_and_workers(rng: random.Random) -> list[psutil.Process]:
+    """The fork server, and one or both of its workers: a server is missed once a worker is to be replaced."""
+    workers = grading_workers()
+    return grading_servers() + rng.sample(workers, rng.randint(1, len(workers))) if workers else []
+
+
+@pytest.mark.parametrize(
+    "what, victims, kills, pause",
+    [
+        ("a grading worker", one_worker, WORKER_KILLS, 0.5),
+        ("the fork server of grading workers", server_and_workers, max(2, WORKER_KILLS // 10), 3.0),  # it has to import
+    ],
+)
+def test_kills_lose_no_grade(what, victims, kills, pause):
     rng, killed, first = random.Random(0), 0, 2
-    with fault("SIGKILL of a grading worker: no grade lost", WORKER_KILLS), Grader(timeout=20.0) as grader:
-        while killed < WORKER_KILLS:
+    with fault(f"SIGKILL of {what}: no grade lost", kills), Grader(timeout=20.0) as grader:
+        while killed < kills:
             numbers = range(first, first := first + 500)
             texts = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in numbers]
             pending = grader.submit(texts, [rf"{n}\sqrt{{3}}" for n in numbers])
-            while killed < WORKER_KILLS and not pending.done():
-                time.sleep(rng.uniform(0.5, 2.0))  # a worker takes a second or two to start
-                if workers := grading_workers():
-                    rng.choice(workers).kill()
-                    killed += 1
+            while killed < kills and not pending.done():
+                time.sleep(rng.uniform(0.05, pause))
+                chosen = victims(rng)
+                for process in chosen:
+                    with suppress(psutil.NoSuchProcess):  # replaced meanwhile
+                        process.kill()
+                killed += bool(chosen)
             assert all(pending.result())
 
 
