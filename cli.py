@@ -6,6 +6,7 @@ It imports neither torch nor models, so that a mistyped flag is answered at once
 import argparse
 import difflib
 import errno
+import io
 import logging
 import math
 import os
@@ -169,6 +170,11 @@ def check_least(flags, **bounds: float) -> None:
             raise BadInput(f"--{name} {value}: must be at least {least}")
 
 
+def refuse(message: str) -> NoReturn:
+    """The `error` of a plain parser: bad words of a command line are bad input like any other."""
+    raise BadInput(message)
+
+
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
     return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists them"
@@ -182,7 +188,7 @@ def yaml_settings(path: str, extended: tuple[Path, ...] = ()) -> dict:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        if key := _repeated_key(yaml.compose(text)):
+        if key := repeated_key(yaml.compose(text)):
             raise BadInput(f"--config {path}: {key} stands in it twice; keep one")
         settings = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -204,7 +210,7 @@ def yaml_settings(path: str, extended: tuple[Path, ...] = ()) -> dict:
     return {**yaml_settings(str(base_path), extended), **settings}
 
 
-def _repeated_key(node, seen: set[int] | None = None) -> str | None:
+def repeated_key(node, seen: set[int] | None = None) -> str | None:
     """A key that stands twice in one mapping of a YAML document, of which the reader would drop the first."""
     seen = set() if seen is None else seen
     if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
@@ -216,7 +222,7 @@ def _repeated_key(node, seen: set[int] | None = None) -> str | None:
         if repeated := [name for name in names if names.count(name) > 1]:
             return repeated[0]
         children = [value for _, value in node.value]
-    return next((key for child in children if (key := _repeated_key(child, seen))), None)
+    return next((key for child in children if (key := repeated_key(child, seen))), None)
 
 
 def flag_words(settings: dict) -> list[str]:
@@ -264,6 +270,9 @@ def as_list(value) -> list:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # its encoding may lack ± or a character of a model's text
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -10,13 +10,18 @@ Every score comes with n and its standard error over problems. Prompts are those
 tokenizer has a chat template. Under `accelerate launch` the problems are spread over the processes.
 """
 
+import itertools
 import json
 import logging
 import math
+import os
+import re
 import statistics
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +39,7 @@ class Flags(ModelAndDataFlags):
     benchmarks: list[str] = flag(["arithmetic"], "names, files or Hub ids; a slice may follow, e.g. gsm8k[:200]")
     num_samples: int = flag(0, "sampled completions a problem, k; 0 for the greedy one alone")
     max_new_tokens: int = flag(2048, "longest completion")
-    output_dir: str | None = flag(None, "where results go; default results/eval-MODEL")
+    output_dir: str | None = flag(None, "where results go; default results/eval-NAME, by the run or the model")
     table: list[str] = flag([], "folders of finished evaluations: write the paper's table with them, and run nothing")
 
 
@@ -52,14 +57,14 @@ if __name__ == "__main__":  # a mistyped flag is answered here, before the impor
     run(lambda: read_flags(sys.argv[1:]))
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftConfig, PeftModel
 from tqdm import trange
 
 from checkpoint import write_whole
 from models import damaged_file, device_dtype, launched_processes, load_model, one_line
 from policy import check_sampler
-from reward import Grader, extract_answer
+from reward import Grader, extract_answer, same_answer
 from tree_sampler import TreeSampler
 
 
@@ -73,14 +78,65 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def majority(answers: list[str | None], grades: list[float]) -> float:
+def majority(answers: list[str | None], grades: list[float], grader: Grader | None = None) -> float:
     """The grade of the most frequent answer; of several that tie, the mean of theirs. No answer is no vote.
 
-    >>> majority(["5", "6", "5", None], [1.0, 0.0, 1.0, 0.0])
-    1.0
+    Equal values are votes for one answer however they are spelled, by the grader's own equality. Pairs that only a
+    comparison by value can decide are put to its workers, and only where they can change the result.
+
+    Args:
+        grader: whose workers decide; left out, one is started where it is needed.
+
+    >>> majority(["5", "6", "5", None], [1.0, 0.0, 1.0, 0.0]), majority(["3", "1/2", "0.5"], [0.0, 1.0, 1.0])
+    (1.0, 1.0)
     """
-    winners = statistics.multimode(a for a in answers if a is not None)
-    return statistics.fmean(grades[answers.index(a)] for a in winners) if winners else 0.0
+    votes = defaultdict(list)  # of each spelling, the grades of its votes
+    for answer, value in zip(answers, grades, strict=True):
+        if answer is not None:
+            votes[answer].append(value)
+    everyone = [value for found in votes.values() for value in found]
+    if len(set(everyone)) < 2:
+        return float(everyone[0]) if everyone else 0.0
+    groups = _joined([[spelling] for spelling in votes], lambda a, b: same_answer(a, b) is True)
+
+    def size(group: list[str]) -> int:
+        return sum(len(votes[spelling]) for spelling in group)
+
+    leads = 2 * max(map(size, groups)) > len(everyone)  # all the rest together could not come up to it
+    if not leads and any(same_answer(a[0], b[0]) is None for a, b in itertools.combinations(groups, 2)):
+        with nullcontext(grader) if grader else Grader(1) as judge:
+            groups = _joined(groups, _by_value(judge))
+    most = max(map(size, groups))
+    winners = [[value for spelling in group for value in votes[spelling]] for group in groups if size(group) == most]
+    return statistics.fmean(map(statistics.fmean, winners))
+
+
+def _joined(groups: list[list[str]], same: Callable[[str, str], bool]) -> list[list[str]]:
+    """Joins the groups whose first members are the same."""
+    joined: list[list[str]] = []
+    for group in groups:
+        match = next((other for other in joined if same(other[0], group[0])), None)
+        if match is None:
+            joined.append(list(group))
+        else:
+            match += group
+    return joined
+
+
+def _by_value(grader: Grader) -> Callable[[str, str], bool]:
+    """Whether two answers are the same, by the grader's workers where nothing simpler tells. An answer in two
+    comparisons that broke a limit takes part in no more, so that n hostile answers cost at most n time-outs."""
+    strikes: Counter[str] = Counter()
+
+    def same(one: str, other: str) -> bool:
+        found = same_answer(one, other)
+        if found is None and max(strikes[one], strikes[other]) < 2:
+            found = grader.same_value(one, other)
+            if found is None:
+                strikes.update([one, other])
+        return bool(found)
+
+    return same
 
 
 def mean_and_error(values: list[float]) -> dict[str, float]:
@@ -89,8 +145,12 @@ def mean_and_error(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "standard_error": error}
 
 
-def summarise(rows: list[dict]) -> dict:
-    """The scores of one benchmark from its graded completions, one dict each as `evaluate` writes them."""
+def summarise(rows: list[dict], grader: Grader | None = None) -> dict:
+    """The scores of one benchmark from its graded completions, one dict each as `evaluate` writes them.
+
+    Args:
+        grader: of `majority`.
+    """
     scores: dict = {"n": len({row["index"] for row in rows})}
     for kind, greedy in (("greedy", True), ("sampled", False)):
         chosen = [row for row in rows if row["greedy"] == greedy]
@@ -105,7 +165,8 @@ def summarise(rows: list[dict]) -> dict:
         for j in [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1):
             scores[f"pass@{j}"] = mean_and_error([pass_at_k(k, round(sum(g)), j) for g in grades])
         if k > 1:
-            voted = [majority([row["extracted"] for row in group], g) for group, g in zip(groups.values(), grades)]
+            answers = [[row["extracted"] for row in group] for group in groups.values()]
+            voted = [majority(*one, grader) for one in zip(answers, grades)]
             scores[f"maj@{k}"] = mean_and_error(voted)
         scores[f"{kind}_length"] = statistics.fmean(row["length"] for row in chosen)
         scores[f"{kind}_unfinished"] = statistics.fmean(not row["finished"] for row in chosen)
@@ -182,8 +243,10 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
     template, prompts = encode_problems(tokenizer, name, problems, flags)
     mine = list(range(accelerator.process_index, len(problems), accelerator.num_processes))
     rows = []
-    for width, temperature in ((1, 0.0), (flags.num_samples, flags.temperature))[: 1 + (flags.num_samples > 0)]:
-        policy = (temperature, flags.top_p, 0, flags.max_rows)
+    for greedy, width in ((True, 1), (False, flags.num_samples)):
+        if not width:
+            continue
+        policy = (0.0 if greedy else flags.temperature, flags.top_p, 0, flags.max_rows)
         sampler = TreeSampler(model, tokenizer, width, 1, flags.max_new_tokens, *policy)
         share = max(1, flags.max_rows // width)
         silent = None if accelerator.is_main_process else True  # None: where no terminal shows it
@@ -195,7 +258,7 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
             texts = [completion_text(tokenizer, one, template, flags.num_shots) for one in ids]
             grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
             for (i, tree, leaf), text, value in zip(leaves, texts, grades):
-                row = {"index": i, **problems[i], "greedy": temperature == 0, "completion": text, "grade": value}
+                row = {"index": i, **problems[i], "greedy": greedy, "completion": text, "grade": value}
                 length, finished = len(tree.tokens[leaf]), bool(tree.finished[leaf])
                 rows.append(row | {"extracted": extract_answer(text), "length": length, "finished": finished})
     rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
@@ -203,7 +266,8 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
         path = output / "eval" / f"{file_name(name)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return summarise(rows)
+    scores = [summarise(rows, grader) if accelerator.is_main_process else None]  # one vote, and not one per process
+    return broadcast_object_list(scores)[0]
 
 
 def format_table(scores: dict[str, dict]) -> str:
@@ -254,7 +318,7 @@ def evaluation_rows(folder: str) -> tuple[list[str], list[str]]:
         BadInput: a folder without scores.json.
     """
     try:
-        scores = json.loads((Path(folder) / "scores.json").read_text())["scores"]
+        scores = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))["scores"]
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"--table {folder}: holds no scores.json of an evaluation ({first_line(error)})") from error
     values, lengths, kinds, cells = [], [], [], []
@@ -324,6 +388,65 @@ def paper_table(folders: list[str]) -> tuple[str, str]:
     return tuple("\n\n".join(form(rows) for rows in tables) + "\n" for form in (as_markdown, as_latex))
 
 
+# --- The folder of an evaluation ---
+
+# Flags on which no score depends; others must be the same in one folder.
+FREE_IN_FOLDER = ("benchmarks", "output_dir", "table", "max_rows", "grader_workers")
+
+
+def default_folder(flags: Flags) -> str:
+    """results/eval-NAME. Of what lies in a run's folder NAME is the run's (and a checkpoint's), of another folder its
+    last two parts, and of a Hub id ORGANISATION-NAME: so that two runs or models don't share a folder.
+
+    >>> default_folder(Flags(adapter="results/A/adapter/")), default_folder(Flags(model_name_or_path="org/model"))
+    ('results/eval-A', 'results/eval-org-model')
+    >>> default_folder(Flags(adapter="results/A/checkpoints/step-000100"))
+    'results/eval-A-step-000100'
+    """
+    name = flags.adapter or flags.model_name_or_path
+    if name == Flags.model_name_or_path:
+        return f"results/eval-{Path(name).name}"
+    if not os.path.exists(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return f"results/eval-{name.replace('/', '-')}"
+    *_, before, parent, last = ("", "", "", *Path(os.path.abspath(name)).parts[1:])
+    if last in ("adapter", "model"):
+        return f"results/eval-{parent}"
+    parts = [before, last] if parent == "checkpoints" else [parent, last]
+    return "results/eval-" + "-".join(filter(None, parts))
+
+
+def scores_so_far(output: Path, flags: Flags) -> tuple[dict, dict]:
+    """The settings to be written beside the scores, and the scores of other benchmarks that `output` holds already.
+
+    Raises:
+        BadInput: it holds a run, or scores that were made with other flags or by other weights.
+    """
+    weights = sorted(Path(flags.adapter or flags.model_name_or_path).glob("*.safetensors"))
+    times = {path.name: [path.stat().st_size, path.stat().st_mtime] for path in weights}
+    settings = {"flags": vars(flags), "weights": times}  # sizes and times of the files: a run may have continued
+    advice = "choose another --output_dir, or remove this one"
+    if (output / "config.yaml").exists():
+        raise BadInput(f"--output_dir {output}: holds a run, whose evaluations would be overwritten; choose another")
+    if not (output / "scores.json").exists():
+        return settings, {}
+    try:
+        before = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+        was, scores = before["flags"], dict(before["scores"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{output}/scores.json: can't be read ({first_line(error)}); {advice}") from error
+
+    def plain(value):
+        return os.path.normpath(value) if isinstance(value, str) and "/" in value else value
+
+    for name, value in vars(flags).items():
+        if name not in FREE_IN_FOLDER and plain(was.get(name, value)) != plain(value):
+            raise BadInput(f"{output}: holds scores that were made with --{name} {was[name]}, not {value}; {advice}")
+    if before.get("weights", times) != times:
+        raise BadInput(f"{output}: holds scores of weights that have changed since then; {advice}")
+    names = list(dict.fromkeys([*was.get("benchmarks", []), *flags.benchmarks]))
+    return {"flags": {**vars(flags), "benchmarks": names}, "weights": times}, scores
+
+
 def main() -> None:
     flags = read_flags(sys.argv[1:])
     if flags.table:
@@ -336,6 +459,8 @@ def main() -> None:
         return
     launched_processes()  # first, as Accelerator alone would not join processes without a GPU
     accelerator = Accelerator()
+    output = Path(flags.output_dir or default_folder(flags))
+    settings, scores = scores_so_far(output, flags)
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
     tokenizer, model = load_model(flags, device_dtype(flags.bf16, accelerator.device))
     if flags.adapter:
@@ -346,12 +471,15 @@ def main() -> None:
     except ValueError as error:
         raise BadInput(f"--model_name_or_path {flags.model_name_or_path}: {error}") from error
     check_benchmarks(model, tokenizer, benchmarks, flags)
-    output = Path(flags.output_dir or f"results/eval-{Path(flags.adapter or flags.model_name_or_path).name}")
+    found = {}
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:
-        scores = evaluate(model, tokenizer, benchmarks, grader, accelerator, flags, output)
+        for name, problems in benchmarks.items():
+            found |= evaluate(model, tokenizer, {name: problems}, grader, accelerator, flags, output)
+            if accelerator.is_main_process:  # after each benchmark: what a kill leaves is good
+                text = json.dumps({**settings, "scores": {**scores, **found}}, indent=2)
+                write_whole(output / "scores.json", text + "\n")
     if accelerator.is_main_process:
-        (output / "scores.json").write_text(json.dumps({"flags": vars(flags), "scores": scores}, indent=2) + "\n")
-        print(f"{format_table(scores)}\ngrading: {dict(grader.stats)}")
+        print(f"{format_table(found)}\ngrading: {dict(grader.stats)}")
         print(f"results: {output}/scores.json, {output}/eval/*.jsonl")
 
 

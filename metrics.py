@@ -73,5 +73,5 @@ class Watch:
 
 
 def append_line(path: Path, row: dict) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

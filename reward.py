@@ -167,6 +167,25 @@ def grade(completion: str, answer: str) -> bool:
         return False
 
 
+def same_answer(one: str, other: str) -> bool | None:
+    r"""Whether two answers of a model are equal, in either order, as far as that can be told at once: None where only a
+    comparison by value can tell. Neither is a gold answer, so a long one counts as its spelling alone.
+
+    >>> same_answer("0.5", r"\frac12"), same_answer("1,000", "1001"), same_answer("x+1", "1+x")
+    (True, False, None)
+    """
+    if max(len(one), len(other)) > MAX_ANSWER:
+        return one.strip() == other.strip()
+    undecided = False
+    for pair in ((one, other), (other, one)):
+        try:
+            if equal(*pair, by_value=False):
+                return True
+        except Undecided:
+            undecided = True
+    return None if undecided else False
+
+
 # --- Workers ---
 
 # Imports and first calls are slow, up to half a second for an unusual answer: the fork server pays for them once.
@@ -373,6 +392,13 @@ class Grader:
     def submit(self, completions: list[str], answers: list[str]) -> "Future[list[float]]":
         """`grade_batch` in the background, one batch after another."""
         return self.background.submit(self.grade_batch, completions, answers)
+
+    def same_value(self, one: str, other: str) -> bool | None:
+        """Whether a worker finds two answers equal; None if it ran over a limit."""
+        if len(one) > MAX_ANSWER or len(other) > MAX_ANSWER:
+            return one.strip() == other.strip()
+        reply = self._ask((one, other))[-1]
+        return reply == "right" if reply in ("right", "wrong", "unparsable") else None
 
     def grade_batch(self, completions: list[str], answers: list[str]) -> list[float]:
         """1.0 for each completion whose answer is the gold answer beside it, else 0.0, in order."""

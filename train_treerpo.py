@@ -19,6 +19,7 @@ import copy
 import importlib.util
 import logging
 import math
+import shutil
 import sys
 import time
 from concurrent.futures import Future
@@ -192,7 +193,17 @@ import budget
 import eval_math
 import plot_results
 from advantage import ESTIMATORS, default_scale, step_rewards, with_only_children
-from checkpoint import StopSignal, cut_back, load_checkpoint, open_run, random_states, save_checkpoint, write_config
+from checkpoint import (
+    StopSignal,
+    cut_back,
+    load_checkpoint,
+    open_run,
+    random_states,
+    read_lines,
+    save_checkpoint,
+    set_aside_later,
+    write_config,
+)
 from metrics import Watch, append_line, summarise, tree_record, tree_statistics
 from models import device_dtype, launched_processes, load_model
 from policy import (
@@ -504,6 +515,7 @@ def main() -> None:
     accelerator.wait_for_everyone()  # nobody looks for another run's config.yaml once this one's is written
     if accelerator.is_main_process:
         write_config(output, flags)
+        set_aside_later(output, done)
         cut_back(metrics_file, done)
         cut_back(trees_file, done)
     if flags.report_to != "none":
@@ -521,10 +533,11 @@ def main() -> None:
 
     share = flags.prompts_per_step // accelerator.num_processes
     live = replace(flags)  # a copy, in which running out of memory may lower max_pack_tokens
-    bar = tqdm(total=flags.max_steps, initial=done, unit="update", disable=not accelerator.is_main_process)
+    quiet = {} if accelerator.is_main_process else {"disable": True}  # left out, TQDM_DISABLE decides
+    bar = tqdm(total=flags.max_steps, initial=done, unit="update", **quiet)
     bad_updates, watch = 0, Watch()
     with bar, Grader(flags.grader_workers, flags.grader_timeout) as grader, StopSignal() as stop:
-        if flags.eval_steps and done % flags.eval_steps == 0:
+        if flags.eval_steps and (done % flags.eval_steps == 0 or done == flags.max_steps):
             evaluate(done)
         for update in range(done + 1, flags.max_steps + 1):
             seconds: dict[str, float] = {}
@@ -577,23 +590,40 @@ def main() -> None:
                 evaluate(update)
     accelerator.end_training()
     if accelerator.is_main_process:
-        model.save_pretrained(output / ("adapter" if flags.use_peft else "model"))
+        result = output / ("adapter" if flags.use_peft else "model")
+        partial = result.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
         if not flags.use_peft:  # an adapter is used with its base's
-            tokenizer.save_pretrained(output / "model")
+            tokenizer.save_pretrained(partial)
+        shutil.rmtree(result, ignore_errors=True)
+        partial.rename(result)  # whole or not at all: its name says that the run is finished
         print_summary(output, flags, grader)
+
+
+def compare_evaluations(evaluations: list[dict]) -> None:
+    """Prints for each benchmark its first and its last evaluation, and the gains in the scores that both of them have:
+    a resumed run may have evaluated on other benchmarks, or with other samples, from some update on."""
+    for name in dict.fromkeys(name for row in evaluations for name in row["evaluation"]):
+        rows = [row for row in evaluations if name in row["evaluation"]]
+        (first, before), (last, after) = ((row["update"], row["evaluation"][name]) for row in (rows[0], rows[-1]))
+        if first == last:
+            print(f"\nAt update {last} (there is no other evaluation on it to compare with):")
+            print(eval_math.format_table({name: after}))
+            continue
+        print(f"\nBefore and after {last} updates:" if first == 0 else f"\nAt update {first} and at update {last}:")
+        print(eval_math.format_table({f"{name} before": before, f"{name} after": after}))
+        if before["n"] != after["n"]:
+            print(f"these are not the same problems: {before['n']} before and {after['n']} after")
+        shared = [key for key, value in before.items() if isinstance(value, dict) and key in after]
+        gains = [f"{key} {100 * (after[key]['mean'] - before[key]['mean']):+.1f}" for key in shared]
+        print("gain in points: " + ", ".join(gains))
 
 
 def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
     """What was gained, where everything lies and what to run next."""
     curve, viewer = plot_results.plot_run(output), plot_results.write_trees(output / "trees.jsonl")
-    evaluations = [row for row in plot_results.read_lines(output / "metrics.jsonl") if "evaluation" in row]
-    if len(evaluations) > 1:
-        print(f"\nBefore and after {flags.max_steps} updates:")
-        for name, before in evaluations[0]["evaluation"].items():
-            after = evaluations[-1]["evaluation"][name]
-            print(eval_math.format_table({f"{name} before": before, f"{name} after": after}))
-            gains = {k: 100 * (after[k]["mean"] - v["mean"]) for k, v in before.items() if isinstance(v, dict)}
-            print("gain in points: " + ", ".join(f"{k} {gain:+.1f}" for k, gain in gains.items()))
+    compare_evaluations([row for row in read_lines(output / "metrics.jsonl") if "evaluation" in row])
     print(f"\ngrading: {dict(grader.stats)}")
     print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
     base = f" --model_name_or_path {flags.model_name_or_path}" * (flags.model_name_or_path != Flags.model_name_or_path)

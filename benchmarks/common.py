@@ -120,5 +120,5 @@ def settings_of(args: argparse.Namespace) -> dict:
 def write_results(output_dir: Path, name: str, found: dict) -> None:
     path = output_dir / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")

@@ -42,8 +42,8 @@ def save_checkpoint(folder: Path) -> None:
 
 def write_small_problems(data_dir: Path, folder: Path) -> None:
     """The problems whose numbers are at most 30, for recipes/gemma3-svamp.yaml: the base solves some of them."""
-    with (folder / "svamp_small.jsonl").open("w") as file:
-        for line in (data_dir / "svamp.jsonl").read_text().splitlines():
+    with (folder / "svamp_small.jsonl").open("w", encoding="utf-8") as file:
+        for line in (data_dir / "svamp.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             numbers = [int(number) for number in re.findall(r"\d+", row["problem"] + " " + row["answer"])]
             if max(numbers) <= 30:

@@ -97,7 +97,7 @@ args.model = f"math-{args.prompts}-prompts" if args.prompts else "math"
 golds = [
     json.loads(line)["answer"]
     for name in ("math500", "train_math")
-    for line in (args.data_dir / f"{name}.jsonl").read_text().splitlines()
+    for line in (args.data_dir / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 rng = random.Random(0)
 problems = args.prompts or args.pairs
@@ -124,6 +124,6 @@ else:
         for name, rival in (("2 workers", "2"), ("1 worker", "1"), ("math-verify", "math-verify")):
             command = [sys.executable, ROOT / "benchmarks" / "grading.py", args.data_dir, "--rival", rival]
             sizes = ["--pairs", str(args.pairs), "--prompts", str(args.prompts)]
-            done = subprocess.run([*command, *sizes], capture_output=True, text=True, check=True)
+            done = subprocess.run([*command, *sizes], capture_output=True, encoding="utf-8", check=True)
             seconds.setdefault(name, []).append(float(done.stdout))
     report("grading", args, seconds, "2 workers")

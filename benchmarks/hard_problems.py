@@ -35,4 +35,4 @@ with Grader() as grader:
         right += [values.nansum().item() for values in rewards]
 kept = [row for row, count in zip(problems, right) if count <= args.most_right]
 print(f"{len(kept)} of {len(problems)} kept; pass@1 of all {sum(right) / len(problems) / args.samples:.3f}")
-Path(args.output_file).write_text("".join(json.dumps(row) + "\n" for row in kept))
+Path(args.output_file).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

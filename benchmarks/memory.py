@@ -52,7 +52,7 @@ else:
     for leaves in args.sizes:
         flags = [f"--{name}={getattr(args, name)}" for name in handed_on]
         command = [sys.executable, __file__, *flags, f"--leaves={leaves}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print("  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items()), "MiB", flush=True)
     write_results(args.output_dir, f"memory-{Path(args.model).name}", {"settings": settings_of(args), "rows": rows})

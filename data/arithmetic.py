@@ -86,7 +86,7 @@ def sample_problem(rng: random.Random, terms: int, split: str) -> str:
 
 def problems(split: str) -> list[dict[str, str]]:
     """The problems of `split` ("train" or "test") as rows with `id`, `problem` and `answer`."""
-    lines = (FOLDER / f"arithmetic_{split}.txt").read_text().split()
+    lines = (FOLDER / f"arithmetic_{split}.txt").read_text(encoding="utf-8").split()
     return [{"id": f"arithmetic/{split}/{i}", "problem": line, "answer": solve(line)} for i, line in enumerate(lines)]
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         rng, expressions = random.Random(split), {}  # a dict keeps its order
         while len(expressions) < count:
             expressions[sample_problem(rng, rng.randint(5, 7), split)] = None
-        (FOLDER / f"arithmetic_{split}.txt").write_text("\n".join(expressions) + "\n")
+        (FOLDER / f"arithmetic_{split}.txt").write_text("\n".join(expressions) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,97 @@ def test_majority():
     assert majority([None], [0.0]) == 0.0
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["0.25", "1/4", r"\frac{1}{4}", "8", "8"],
+        ["12,500", "12500", r"12{,}500", "8", "8"],
+        [r"t = 7", "7", "7.0", "9", "9"],
+        [r"y^2-1", "-1+y^2", r"(y-1)(y+1)", "8", "8"],  # these need a worker
+        [r"\sqrt{9}", "3", "2^2-1", "5", "5"],
+    ],
+)
+def test_equal_values_are_one_vote(answers):
+    assert majority(answers, [1.0, 1.0, 1.0, 0.0, 0.0]) == 1.0
+    assert majority(answers, [0.0, 0.0, 0.0, 1.0, 1.0]) == 0.0
+
+
+class Judge:
+    """Stands for a Grader whose workers run over their limit at every pair, and counts these."""
+
+    asked = 0
+
+    def same_value(self, one, other):
+        self.asked += 1
+
+
+def test_votes_that_hang_cost_no_more_than_their_number():
+    hostile = [f"x^{{{i}}}!+y" for i in range(30)]
+    judge = Judge()
+    assert majority([*hostile, "5", "5"], [0.0] * 30 + [1.0, 1.0], judge) == 1.0
+    assert 0 < judge.asked <= 30
+
+
+def test_workers_are_asked_only_where_they_can_change_the_vote():
+    judge = Judge()
+    assert majority(["x+1", "1+x", "2", "2", "2"], [0.0, 0.0, 1.0, 1.0, 1.0], judge) == 1.0
+    assert majority(["x+1", "1+x", "y"], [0.0, 0.0, 0.0], judge) == 0.0
+    assert majority(["9" * 400, "9" * 399, "7"], [0.0, 0.0, 1.0], judge) == pytest.approx(1 / 3)  # too long to compare
+    assert judge.asked == 0
+
+
+def test_greedy_rows_stay_apart_from_samples_at_temperature_0(tiny_base, tokenizer, tmp_path):
+    problems = load_problems("arithmetic[:2]", "test")
+    with Grader(1) as grader:
+        flags = Flags(num_samples=3, temperature=0.0, max_new_tokens=8)
+        scores = evaluate(tiny_base, tokenizer, {"x": problems}, grader, Accelerator(), flags, tmp_path)["x"]
+    rows = [json.loads(line) for line in (tmp_path / "eval" / "x.jsonl").read_text().splitlines()]
+    assert [row["greedy"] for row in rows] == [True, False, False, False] * 2
+    assert {"pass@1", "avg@3", "greedy_length", "sampled_length"} <= scores.keys()
+
+
+def test_folders_of_evaluations_differ_by_run_and_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = ("results/A/model", "results/B/model", "results/B/checkpoints/step-000002", "x/final", "y/final", "here")
+    for path in paths:
+        (tmp_path / path).mkdir(parents=True)
+    names = [{"model_name_or_path": name} for name in (*paths, "org/one", "other/one", "one", "/")]
+    names += [{"adapter": f"{run}/adapter/"} for run in ("results/C", "results/D")]
+    folders = [eval_math.default_folder(Flags(**name)) for name in names]
+    assert folders[:3] == ["results/eval-A", "results/eval-B", "results/eval-B-step-000002"]
+    assert len(set(folders)) == len(folders) and all(folder.count("/") == 1 for folder in folders)
+    assert eval_math.default_folder(Flags(model_name_or_path=f"{tmp_path}/results/A/model/")) == "results/eval-A"
+
+
+def test_scores_of_other_flags_or_weights_are_not_replaced(tmp_path, monkeypatch, capsys):
+    """Other benchmarks join them; the same evaluation again is the same; a run's folder is left alone."""
+    more = ["--max_new_tokens", "8", "--output_dir", tmp_path / "out", "--max_rows", "9"]
+    for name in ("arithmetic[:2]", "arithmetic[2:5]", "arithmetic[:2]"):
+        monkeypatch.setattr("sys.argv", ["eval_math.py", "--benchmarks", name, *map(str, more)])
+        eval_math.main()
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert {name: scores["n"] for name, scores in written["scores"].items()} == {
+        "arithmetic[:2]": 2,
+        "arithmetic[2:5]": 3,
+    }
+    assert written["flags"]["benchmarks"] == ["arithmetic[:2]", "arithmetic[2:5]"]
+    before = (tmp_path / "out" / "scores.json").read_bytes()
+    for argv, says in (
+        (["--num_samples", "2"], "with --num_samples 0, not 2; choose another --output_dir"),
+        (["--temperature", "0.6"], "with --temperature 1.0, not 0.6"),
+        (["--seed", "5"], "with --seed 0, not 5"),
+    ):
+        assert says in refused(eval_math.main, [*more, *argv], capsys)
+    written["weights"] = {"model.safetensors": [1, 1.0]}
+    (tmp_path / "out" / "scores.json").write_text(json.dumps(written))
+    assert "weights that have changed" in refused(eval_math.main, more, capsys)
+    (tmp_path / "out" / "scores.json").write_text("{")
+    assert "scores.json: can't be read" in refused(eval_math.main, more, capsys)
+    (tmp_path / "out" / "scores.json").write_bytes(before)
+    (tmp_path / "out" / "config.yaml").write_text("seed: 1\n")
+    assert "holds a run" in refused(eval_math.main, more, capsys)
+
+
 def test_summary_by_hand():
     def row(index, greedy, grade, extracted, length):
         return {

@@ -1,7 +1,10 @@
 """Every script as a user runs it: small runs from end to end, resuming, several processes, and bad input."""
 
+import ast
 import copy
 import json
+import math
+import os
 import subprocess
 import sys
 
@@ -11,6 +14,7 @@ import yaml
 from conftest import REAL_DATA, ROOT, TINY_BASE, fault, random_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import get_scheduler
 
 import cli
 import eval_math
@@ -138,6 +142,127 @@ def test_the_tree_viewer_escapes_model_output(tmp_path):
     assert "<script>" not in viewer and "&lt;script&gt;" in viewer and "&lt;b&gt;" in viewer and "&amp;" in viewer
 
 
+def step(parent, **changes):
+    node = {"parent": parent, "text": "1+", "tokens": 2, "finished": False, "reward": 0.5, "advantage": 0.0}
+    return {**node, **changes}
+
+
+def view(tmp_path, *trees):
+    import plot_results
+
+    records = ({"update": 7, "problem": "1+1", "answer": "2", "nodes": nodes} for nodes in trees)
+    (tmp_path / "trees.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return plot_results.write_trees(tmp_path / "trees.jsonl").read_text(encoding="utf-8")
+
+
+def test_the_tree_viewer_takes_deep_wide_and_empty_trees(tmp_path):
+    deep = [step(i - 1) for i in range(5000)]
+    wide = [step(-1), *(step(0, reward=float(i == 3)) for i in range(10_000))]
+    viewer = view(tmp_path, deep, wide, [], [step(-1)])
+    assert viewer.count("<details") == viewer.count("</details>") == 4 + 5000 + 10_001 + 1
+    assert viewer.count("✓") == 3 and viewer.count("✗") == 9_999  # a reward of 0.5 counts as right
+
+
+def test_the_tree_viewer_takes_what_older_or_broken_runs_wrote(tmp_path, caplog, capsys):
+    import plot_results
+
+    odd = [step(-1), step(0, reward=math.nan, advantage=math.nan), {"parent": 0}, step(0, text="\ud800", reward=None)]
+    viewer = view(tmp_path, odd)
+    assert viewer.count("<details") == 5 and "✓" not in viewer and "reward nan" in viewer
+    assert "is damaged" in refused(plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), step(1)])], capsys)
+    assert "is damaged" in refused(plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), "x"])], capsys)
+    path = tmp_path / "trees.jsonl"
+    path.write_text('{"update": 1}\n{"upd\n[1]\n\0\0\n{"update": 2}\n{"cut sh')
+    assert plot_results.read_lines(path) == [{"update": 1}, {"update": 2}]
+    assert "left out 3 damaged lines (2, 3, 4;" in caplog.text
+    path.write_bytes(b"\xff\xfe\n<html>\n")
+    assert "no line of it is a JSON object (line 1: " in refused(plot_results.main, ["--trees", path], capsys)
+    assert "is a viewer itself" in refused(plot_results.main, ["--trees", path.with_suffix(".html")], capsys)
+
+
+def broken_tree(tmp_path, nodes):
+    path = tmp_path / "broken.jsonl"
+    path.write_text(json.dumps({"nodes": nodes}) + "\n")
+    return path
+
+
+def test_evaluations_of_other_benchmarks_and_samples_are_drawn(tmp_path):
+    import plot_results
+
+    def scores(*names):
+        return {"n": 2, **{name: {"mean": 0.5, "standard_error": 0.1} for name in names}}
+
+    rows = [{"update": 0, "evaluation": {"a": scores("pass@1", "avg@2")}}, {"update": 1, "reward": 0.5}]
+    rows += [{"update": 1, "evaluation": {"b$^$": scores("avg@4")}}, {"update": 2, "reward": math.nan}]
+    rows += [{"update": 2, "evaluation": {"a": scores("pass@1"), "b$^$": {"n": 0}}}, {"update": 2, "evaluation": {}}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert plot_results.plot_run(tmp_path).stat().st_size > 10_000
+
+
+# Python's own encoding is ASCII here, as in a locale that lacks ± and ✓; on Windows it is cp1252.
+ASCII_LOCALE = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_the_locale_decides_nothing(tmp_path):
+    """Files are UTF-8, also those that are read; what a terminal can't show is escaped."""
+    question = {"problem": "Wie groß ist 2+3?", "answer": "5"}
+    (tmp_path / "fragen.jsonl").write_text(json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "flags.yaml").write_text('prompt_template: "Löse: {problem}"\n', encoding="utf-8")
+    command = [sys.executable, "train_treerpo.py", "--config", tmp_path / "flags.yaml", *words(
+        tmp_path / "run", max_steps=1, save_steps=0, eval_steps=1, num_samples=2, max_prompt_length=99,
+        max_pack_tokens=256, prompts_per_step=2, dataset_name=tmp_path / "fragen.jsonl",
+    ), "--benchmarks", "arithmetic[:2]"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, cwd=ROOT, env=ASCII_LOCALE)
+    assert done.returncode == 0 and b"\\xb1" in done.stdout, done.stderr[-3000:]
+    viewer = (tmp_path / "run" / "trees.html").read_text(encoding="utf-8")
+    assert {"✓", "✗"} & set(viewer) and "Wie groß ist" in viewer
+    assert "Löse" in yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))["prompt_template"]
+
+
+def test_every_text_file_is_opened_as_utf_8():
+    """No call in the suite leaves the encoding of a file, or of a pipe, to the locale."""
+    left = []
+    for path in [*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and leaves_encoding(call):
+                left.append(f"{path.name}:{call.lineno}")
+    assert not left
+
+
+def leaves_encoding(call: ast.Call) -> bool:
+    """Whether a call opens, reads or writes text and names no encoding."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if name in ("run", "Popen", "check_output"):
+        return bool({"text", "universal_newlines"} & given.keys()) and "encoding" not in given
+    owner = getattr(getattr(call.func, "value", None), "id", "")
+    if name not in ("open", "read_text", "write_text") or (name == "open" and owner == "os"):
+        return False
+    constants = [str(one.value) for one in [*call.args, given.get("mode")] if isinstance(one, ast.Constant)]
+    if any(text.startswith("/proc/") for text in constants):  # ASCII whatever the locale
+        return False
+    binary = name == "open" and any(set(text) <= set("rwaxb+") and "b" in text for text in constants)
+    return not binary and "encoding" not in given
+
+
+@pytest.mark.parametrize(
+    "source, left",
+    [
+        ("open(path)", True),
+        ("path.open('a')", True),
+        ("path.write_text(text)", True),
+        ("subprocess.run(command, text=True)", True),
+        ("open(path, 'rb')", False),
+        ("path.open(mode='wb')", False),
+        ("path.read_text(encoding='utf-8')", False),
+        ("os.open(path, os.O_RDONLY)", False),
+        ("open('/proc/self/stat')", False),
+    ],
+)
+def test_what_leaves_the_encoding_to_the_locale(source, left):
+    assert leaves_encoding(ast.parse(source).body[0].value) == left
+
+
 def test_resumed_equals_uninterrupted(finished, tmp_path):
     """Bit for bit, also where the killed run had gone on past its checkpoint and was cut off inside a line."""
     whole, _ = finished
@@ -153,6 +278,69 @@ def test_resumed_equals_uninterrupted(finished, tmp_path):
     expected, found = adapter(whole), adapter(tmp_path)
     assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in expected)
     assert read(tmp_path / "trees.jsonl") == read(whole / "trees.jsonl")
+
+
+def test_a_run_resumes_with_other_benchmarks_and_samples(tmp_path, capsys):
+    """What both evaluations have is compared; what only one has is shown. The plot takes all of them."""
+    first = dict(max_steps=1, save_steps=1, eval_steps=1, num_samples=2)
+    train(tmp_path, "--benchmarks", "arithmetic[:3]", **first)
+    capsys.readouterr()
+    train(tmp_path, "--benchmarks", "arithmetic[:3]", "arithmetic[3:5]", "--resume_from_checkpoint",
+          **{**first, "max_steps": 2, "num_samples": 3})  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "Before and after 2 updates:" in printed and "At update 1 and at update 2:" in printed
+    gains = [line for line in printed.splitlines() if line.startswith("gain in points: ")]
+    assert "pass@1 " in gains[0] and "avg@" not in gains[0] and "avg@3 " in gains[1]
+
+
+def test_evaluations_may_begin_as_a_run_resumes(tmp_path, capsys, caplog):
+    train(tmp_path, max_steps=2, save_steps=1)
+    capsys.readouterr()
+    more = dict(max_steps=3, save_steps=1, eval_steps=3, num_samples=0, max_new_tokens=8)
+    rows = train(tmp_path, "--resume_from_checkpoint", "--benchmarks", "arithmetic[:2]", **more)
+    assert [row["update"] for row in rows if "evaluation" in row] == [3]
+    assert "At update 3 (there is no other evaluation" in capsys.readouterr().out
+    assert "--max_new_tokens was 48 and is 8" in caplog.text
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "polynomial"])
+def test_a_longer_run_has_the_rates_of_the_longer_schedule(schedule, tmp_path):
+    changes = dict(lr_scheduler_type=schedule, warmup_steps=1, save_steps=1, prompts_per_step=2)
+    train(tmp_path, **changes, max_steps=3)
+    rows = train(tmp_path, "--resume_from_checkpoint", **changes, max_steps=6)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=SMALL["learning_rate"])
+    fresh, expected = get_scheduler(schedule, optimizer, 1, 6), []
+    for _ in range(6):
+        expected.append(fresh.get_last_lr()[0])
+        optimizer.step()
+        fresh.step()
+    assert [row["learning_rate"] for row in rows[3:]] == expected[3:] and min(expected[3:]) > 0
+
+
+def test_what_a_resume_refuses_and_sets_aside(tmp_path, capsys, caplog):
+    run, other = tmp_path / "run", tmp_path / "other"
+    flags = dict(save_steps=1, save_total_limit=3, prompts_per_step=2)
+    train(run, **flags, max_steps=3)
+    train(other, **flags, max_steps=1)
+    resume = ["--resume_from_checkpoint", run / "checkpoints" / "step-000002"]
+    assert "has made 2 updates already" in refused(
+        train_treerpo.main, [*words(run, **flags, max_steps=1), *resume], capsys
+    )
+    assert "--warmup_steps 5, not 2" in refused(
+        train_treerpo.main, [*words(run, **flags, max_steps=3, warmup_steps=2), *resume], capsys
+    )
+    before = (other / "metrics.jsonl").read_bytes()
+    assert "holds another run than that of" in refused(
+        train_treerpo.main, [*words(other, **flags, max_steps=3), *resume], capsys
+    )
+    assert (other / "metrics.jsonl").read_bytes() == before
+    sys.argv = ["train_treerpo.py", *words(run, **flags, max_steps=2), *map(str, resume)]
+    train_treerpo.main()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-000001", "step-000002", "step-000003.old",
+    ]  # fmt: skip
+    assert "step-000003.old now" in caplog.text
+    assert [row["update"] for row in read(run / "metrics.jsonl")] == [1, 2]
 
 
 def test_all_weights_with_a_kl_term_resume_exactly(tmp_path):
@@ -523,6 +711,8 @@ def test_bad_plots(tmp_path, capsys):
 
     assert "no updates to draw" in refused(plot_results.main, [tmp_path], capsys)
     assert "no such file" in refused(plot_results.main, ["--trees", tmp_path / "none.jsonl"], capsys)
+    assert "nothing to draw" in refused(plot_results.main, [], capsys)
+    assert "unrecognized arguments: --depth" in refused(plot_results.main, ["--depth"], capsys)
 
 
 def test_processes_must_divide_the_prompts():
