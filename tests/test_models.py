@@ -513,7 +513,7 @@ def test_all_weights_of_a_run_can_be_evaluated(tmp_path, capsys):
     train_treerpo.main()
     assert f"--model_name_or_path {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
     for folder in (tmp_path / "run" / "model", tmp_path / "run" / "checkpoints" / "step-000001"):
-        sys.argv = ["eval_math.py", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "eval")]
+        sys.argv = ["eval_math.py", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / folder.name)]
         sys.argv += ["--benchmarks", "arithmetic[:2]", "--max_new_tokens", "16"]
         eval_math.main()
         assert "pass@1" in capsys.readouterr().out

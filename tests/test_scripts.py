@@ -416,6 +416,7 @@ def test_training_raises_the_reward(tmp_path):
         dict(
             step_delimiter="\\n",
             branching="2,2,2,1,2,1,1",
+            depth=None,
             max_pack_tokens=256,
             prompts_per_step=6,
             prune_threshold=0.1,
@@ -695,7 +696,7 @@ def test_long_prompts_are_counted_and_rows_without_an_answer_named(tmp_path, cap
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     train(tmp_path / "run", dataset_name=tmp_path / "mine.jsonl", prompt_template="{problem}\\n", max_steps=1)
     assert "1 prompts longer than max_prompt_length 32" in caplog.text
-    assert "skipped 1 rows without a problem or an answer (rows 3)" in caplog.text
+    assert "skipped 1 row without a problem or an answer (rows 3)" in caplog.text
 
 
 def test_bad_evaluations(tmp_path, capsys):
