@@ -461,6 +461,7 @@ def _equal_leaf(answer: str, gold: str, by_value: bool) -> bool:
         return True  # 6\mathrm{m} and 6m
     if unit and gold_unit and not same_unit(unit, gold_unit):
         return False
+    worded = re.search(r"[^_^{]\\text\{[ (]*[a-z]{2}", value)  # words after a value, which are no unit
     value, gold_value = bare(value), bare(gold_value)
     numbers = _number(value), _number(gold_value)
     if None not in numbers:
@@ -476,8 +477,8 @@ def _equal_leaf(answer: str, gold: str, by_value: bool) -> bool:
     alike = words[0] == words[1] and len(words[0]) > 1 and not formula
     if alike or any(re.search(r"(?<![\\a-zA-Z{_])[a-zA-Z]{4,}|^[A-Z]{2,}$", text) for text in (value, gold_value)):
         return alike
-    if re.search(r"(?<![_^]\{)(?<![_^])\\text\{", value) and "\\text{" not in gold_value:
-        return False  # 0 \text{ or 7} is not 0 times a symbol
+    if worded and not re.search("[a-z]{2}", gold_value):
+        return False  # 0 \text{ or 7} is not 0 times symbols
     return _same_by_value(value, gold_value, by_value)
 
 
@@ -499,13 +500,16 @@ _FOR_GRAMMAR = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"(\\[a-z]+ ?\^ ?(?:\d|\{[^{}]*\})) ?\(", r"\1("),
     (r"((?<![\d_^])\d+(?<!\^\d)|\)) ?\(", r"\1\\cdot ("),
     (r"(?<![\\a-zA-Z])E(?= ?_)", r"\\Xi "),  # and knows no subscript of E
+    # \gamma is a variable, which the grammar takes for a function without an argument; \Gamma(n) is that function
+    (r"\\gamma(?![a-z])(?= ?_)", r"\\varsigma"), (r"\\gamma(?![a-z])", r"\\varsigma_{g}"),
+    (r"\\Gamma(?![a-z])(?! ?_| ?\()", r"\\varsigma_{G}"),
 )]  # fmt: skip
 
 
 def _parse(text: str):
     """A cleaned expression, equation or inequality as sympy's."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-    from sympy import Derivative, I, Symbol
+    from sympy import Derivative, I, Symbol, nan, zoo
 
     for pattern, replacement in _FOR_GRAMMAR:
         text = pattern.sub(replacement, text)
@@ -513,6 +517,8 @@ def _parse(text: str):
         raise ValueError("not an expression")  # the grammar reads 3 4 as 7
     config = ConversionConfig(lowercase_symbols=False)
     expression = latex2sympy(text, is_real=None, normalization_config=None, conversion_config=config)
+    if expression.has(nan, zoo):
+        raise ValueError("no value")  # with which anything may be equal: zoo - 1 is zoo - 2
 
     def is_opaque(e) -> bool:  # evaluating dv/dt would give 0, and math-verify takes R for r
         return isinstance(e, Derivative) or (e.is_Symbol and e.name.isupper())

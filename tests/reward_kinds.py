@@ -3,6 +3,14 @@
 # fmt: off
 # (box content, gold, right?)
 KINDS = {
+    "no value": [  # what the grammar reads as infinity, or as a product with 0
+        (r"(\gamma-3)x", r"(\gamma-4)x", False), (r"(\gamma-3)x", r"\gamma x-3x", True),
+        (r"\gamma^2-4", r"(\gamma-2)(\gamma+2)", True), (r"\gamma_2+5", r"5+\gamma_2", True),
+        (r"\gamma_2+5", r"6+\gamma_2", False), (r"2(\Gamma-1)", r"3(\Gamma-1)", False),
+        (r"2(\Gamma-1)", r"2\Gamma-2", True), (r"\Gamma(4)", "6", True), (r"\frac{x}{0}", r"\frac{2x}{0}", False),
+        (r"0 \text{ or 9}", "0", False), (r"0 \text{ (or 9)}", "0", False), (r"0 \text{ plus 9}", "0", False),
+        (r"0 \text{ oranges}", "0", True), (r"0 \text{ kg}", "0", True),
+    ],
     "upright letters": [
         (r"2+3\mathrm{i}", "2+3i", True), (r"7\mathrm{i}", "7i", True), (r"7\mathrm{i}", "7", False),
         (r"7\text{i}", "7", False), ("7", r"7\text{i}", False), (r"9\mathrm{x}", "9", False),
