@@ -125,6 +125,8 @@ def save_checkpoint(output: Path, update: int, model, tokenizer, optimizer, sche
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
+        if not flags.use_peft:  # so that eval_math.py takes it as a model; an adapter is used with its base's
+            tokenizer.save_pretrained(partial)
         torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, partial / "optimizer.pt")
         torch.save(states, partial / "rng.pt")
         # The data cursor is the update itself: prompts and seeds are functions of it.
@@ -133,8 +135,6 @@ def save_checkpoint(output: Path, update: int, model, tokenizer, optimizer, sche
         for path in partial.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())  # the rename must not overtake the contents
-        if not flags.use_peft:  # so that eval_math.py takes it as a model; an adapter is used with its base's
-            tokenizer.save_pretrained(partial)
     except Exception as error:  # OSError, or what torch and safetensors make of it
         free = shutil.disk_usage(output).free >> 20
         shutil.rmtree(partial, ignore_errors=True)

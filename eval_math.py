@@ -321,10 +321,11 @@ def evaluation_rows(folder: str) -> tuple[list[str], list[str]]:
         scores = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))["scores"]
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"--table {folder}: holds no scores.json of an evaluation ({first_line(error)})") from error
-    values, lengths, kinds, cells = [], [], [], []
+    values, lengths, kinds, cells, length_cells = [], [], [], [], []
     for name in PAPER_BENCHMARKS:
         if name not in scores:
             cells.append("not run")
+            length_cells.append("not run")
             continue
         score, length = chosen_score(scores[name])
         mean, error = scores[name][score]["mean"], scores[name][score]["standard_error"]
@@ -332,9 +333,8 @@ def evaluation_rows(folder: str) -> tuple[list[str], list[str]]:
         lengths.append(scores[name][length])
         kinds.append("greedy" if score == "pass@1" else score)
         cells.append(f"{100 * mean:.1f} ± {100 * error:.1f}")
+        length_cells.append(f"{scores[name][length]:.0f}")
     whole = len(values) == len(PAPER_BENCHMARKS)
-    found = iter(lengths)
-    length_cells = ["not run" if cell == "not run" else f"{next(found):.0f}" for cell in cells]
     kind = ", ".join(dict.fromkeys(kinds)) or "not run"
     name = Path(folder).name
     return (

@@ -499,12 +499,12 @@ def main() -> None:
     except ValueError as error:
         length = f"--depth {flags.depth} and --step_tokens {flags.step_tokens}"
         raise BadInput(f"--model_name_or_path {flags.model_name_or_path} with {length}: {error}") from error
+    longest = max(map(len, prompts))
     if reference is not None:
-        settle_rope(reference, max(map(len, prompts)) + flags.depth * flags.step_tokens)
+        settle_rope(reference, longest + flags.depth * flags.step_tokens)
     if flags.eval_steps:
         eval_math.check_benchmarks(model, tokenizer, benchmarks, flags)
     if accelerator.is_main_process:
-        longest = max(map(len, prompts))
         print(budget.describe(flags, model, longest, accelerator.num_processes, accelerator.device, dtype))
     if flags.dry_run:
         return
