@@ -25,8 +25,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import ModelAndDataFlags, check_shared, flag, parse_flags, run
-from data.problems import BadInput, completion_text, encode_prompt, file_name, first_line, load_problems, template_for
+from data.problems import completion_text, encode_prompt, file_name, load_problems, template_for
+from run.errors import BadInput, first_line, run
+from run.flags import ModelAndDataFlags, check_shared, flag, parse_flags
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,11 @@ from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftConfig, PeftModel
 from tqdm import trange
 
-from checkpoint import write_whole
-from models import damaged_file, device_dtype, launched_processes, load_model, one_line
 from policy import check_sampler
 from reward import Grader, extract_answer, same_answer
+from run.folder import write_whole
+from run.models import damaged_file, load_model, one_line
+from run.processes import device_dtype, launched_processes
 from tree_sampler import TreeSampler
 
 

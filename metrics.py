@@ -1,15 +1,13 @@
 """What a run logs: the figures of an update, a tree for the viewer, and warnings about figures that tell of trouble."""
 
-import json
 import logging
 import statistics
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 
 from advantage import group_statistics
-from tree_sampler import Tree
+from tree import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +68,3 @@ class Watch:
         if kind not in self.said:
             logger.warning(text)
             self.said.add(kind)
-
-
-def append_line(path: Path, row: dict) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import matplotlib
 
-from checkpoint import read_lines
-from cli import refuse, run
-from data.problems import BadInput
 from reward import extract_answer
+from run.errors import BadInput, refuse, run
+from run.folder import read_lines
+from run.intervals import interval
 
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
@@ -225,17 +225,6 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
-
-
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, two-sided, for 1 to 9 degrees of freedom
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean over seeds and half the width of its 95 % interval (NaN for one seed)."""
-    if len(values) < 2:
-        return statistics.fmean(values), float("nan")
-    t = T_95[min(len(values) - 2, len(T_95) - 1)]
-    return statistics.fmean(values), t * statistics.stdev(values) / len(values) ** 0.5
 
 
 def main() -> None:

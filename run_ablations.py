@@ -23,10 +23,11 @@ import yaml
 from tqdm import tqdm
 
 import train_treerpo
-from checkpoint import checkpoints, read_lines
-from cli import ROOT, flag_words, parse_flags, refuse, repeated_key, run, yaml_settings
-from data.problems import BadInput, first_line
-from plot_results import interval, plot_arms, score_names
+from plot_results import plot_arms, score_names
+from run.errors import BadInput, first_line, refuse, run
+from run.flags import ROOT, flag_words, parse_flags, repeated_key, yaml_settings
+from run.folder import checkpoints, read_lines
+from run.intervals import interval
 
 RUNS = Path("results/ablations/runs")
 # Flags that the sweep itself gives to each run.

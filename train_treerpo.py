@@ -28,8 +28,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from cli import ModelAndDataFlags, check_least, check_shared, flag, parse_flags, run
-from data.problems import BadInput, completion_text, encode_prompt, load_problems, short_name, template_for
+from data.problems import completion_text, encode_prompt, load_problems, short_name, template_for
+from run.errors import BadInput, run
+from run.flags import ModelAndDataFlags, check_least, check_shared, flag, parse_flags
 
 logger = logging.getLogger(__name__)
 
@@ -193,33 +194,24 @@ import budget
 import eval_math
 import plot_results
 from advantage import ESTIMATORS, default_scale, step_rewards, with_only_children
-from checkpoint import (
-    StopSignal,
-    cut_back,
-    load_checkpoint,
-    open_run,
-    random_states,
-    read_lines,
-    save_checkpoint,
-    set_aside_later,
-    write_config,
-)
-from metrics import Watch, append_line, summarise, tree_record, tree_statistics
-from models import device_dtype, launched_processes, load_model
+from generate import settle_rope
+from metrics import Watch, summarise, tree_record, tree_statistics
+from packing import Pack, pack, split_trees
 from policy import (
-    Pack,
     check_model,
     check_sampler,
     checkpoint_layers,
-    pack,
     policy_loss,
-    split_trees,
     token_logprobs,
     token_logprobs_and_entropies,
 )
 from reward import Grader
-from sharding import FSDP, shard, whole_weights
-from tree_sampler import Tree, TreeSampler, settle_rope
+from run.checkpoint import StopSignal, load_checkpoint, random_states, save_checkpoint, set_aside_later
+from run.folder import append_line, cut_back, open_run, read_lines, write_config
+from run.models import load_model
+from run.processes import FSDP, device_dtype, launched_processes, shard, whole_weights
+from tree import Tree
+from tree_sampler import TreeSampler
 
 # --- The four phases ---
 

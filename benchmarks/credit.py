@@ -18,7 +18,8 @@ from common import arguments, device, load, settings_of, write_results
 from advantage import ESTIMATORS, step_rewards, with_only_children
 from data.arithmetic import PROMPT_TEMPLATE
 from data.problems import encode_prompt, load_problems
-from policy import pack, policy_loss, token_logprobs
+from packing import pack
+from policy import policy_loss, token_logprobs
 from reward import Grader
 from tree_sampler import TreeSampler
 

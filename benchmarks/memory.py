@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from common import arguments, device, load, settings_of, write_results
 
-from policy import pack, token_logprobs
+from packing import pack
+from policy import token_logprobs
 from tree_sampler import TreeSampler
 
 args = arguments(

@@ -14,8 +14,9 @@ from common import arguments, device, load, measure, profiled, report
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
-from policy import head_values, pack, token_logprobs
-from tree_sampler import Tree
+from packing import pack
+from policy import head_values, token_logprobs
+from tree import Tree
 
 args = arguments(
     __doc__, branching=4, depth=3, step_tokens=32, prompt=64, max_pack_tokens=4096, lora_r=16, profile=True

@@ -278,7 +278,7 @@ def _gold(text: str) -> str:
     >>> _gold(r"so $x = \boxed 3 + 4i$."), _gold("She pays 2 * 600.\n#### 1,200"), _gold("(1,2)")
     ('3 + 4i', '1200', '(1,2)')
     """
-    from reward import extract_answer  # here, as grading comes after data and may need it
+    from reward import extract_answer
 
     text = re.sub(r"(?m)^#{1,6} .*\n\s*", "", text)  # headings; GSM8K's mark stands in the last line
     answer = extract_answer(_brace_boxes(text))

@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from run.errors import BadInput, first_line
+
 logger = logging.getLogger(__name__)
 
 FILE_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -27,10 +29,6 @@ FOREIGN_STARTS = {
 }
 
 
-class BadInput(Exception):
-    """The user's input can't be used. The scripts print its message as one line and exit with code 2."""
-
-
 def report(where: object, numbers: list[int], what: str, done: str = "skipped ") -> None:
     """Warns in one line of what happened to rows, with the first five of their numbers."""
     if numbers:
@@ -40,11 +38,6 @@ def report(where: object, numbers: list[int], what: str, done: str = "skipped ")
 
 def count_rows(numbers: list[int]) -> str:
     return f"{len(numbers)} row" + "s" * (len(numbers) != 1)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, short enough for the one line that bad input gets."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_file(path: Path) -> dict[int, dict]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
-from tree_sampler import Tree
+from tree import Tree
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_BASE = ROOT / "data" / "tiny_base"

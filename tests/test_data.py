@@ -10,8 +10,9 @@ import pytest
 from conftest import REAL_DATA, TINY_BASE
 
 from data import arithmetic, problems
-from data.problems import BadInput, completion_text, encode_prompt, file_name, load_problems, short_name, template_for
+from data.problems import completion_text, encode_prompt, file_name, load_problems, short_name, template_for
 from reward import extract_answer
+from run.errors import BadInput
 
 
 def write(path, rows):

@@ -7,10 +7,10 @@ import shlex
 import pytest
 from conftest import ROOT
 
-import cli
 import eval_math
 import train_treerpo
 from eval_math import format_table
+from run.flags import parse_flags
 from run_ablations import report
 
 README = (ROOT / "README.md").read_text()
@@ -56,6 +56,6 @@ def test_commands_name_flags_that_exist(monkeypatch):
         script = next((word for word in words if word.endswith(".py")), "train_treerpo.py")
         assert (ROOT / script).is_file()
         if script in kinds and script in words and "--help" not in words:
-            cli.parse_flags(kinds[script], words[words.index(script) + 1 :], "")
+            parse_flags(kinds[script], words[words.index(script) + 1 :], "")
             parsed += 1
     assert parsed > 5

@@ -3,21 +3,22 @@
 import importlib.util
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 from conftest import ROOT
 from test_scripts import refused, words
 
-import cli
 import eval_math
 import train_treerpo
 from advantage import ESTIMATORS, SCALES, default_scale
 from policy import LOSS_TYPES
+from run.flags import parse_flags
 
 
 def parsed(*argv: str, check: bool = True) -> train_treerpo.Flags:
-    flags = cli.parse_flags(train_treerpo.Flags, list(argv), "", None, train_treerpo.RETIRED_VALUES)
+    flags = parse_flags(train_treerpo.Flags, list(argv), "", None, train_treerpo.RETIRED_VALUES)
     if check:
         train_treerpo.check_flags(flags, 1)
     return flags
@@ -199,10 +200,10 @@ def test_no_clipping_is_not_a_step_of_length_zero(tmp_path):
 
 
 def test_choices_are_those_of_the_code():
-    hints = cli.get_type_hints(train_treerpo.Flags)
-    assert set(cli.get_args(hints["advantage"])) == set(ESTIMATORS)
-    assert set(cli.get_args(cli.get_args(hints["scale_rewards"])[0])) == set(SCALES)
-    assert set(cli.get_args(hints["loss_type"])) == set(LOSS_TYPES)
+    hints = get_type_hints(train_treerpo.Flags)
+    assert set(get_args(hints["advantage"])) == set(ESTIMATORS)
+    assert set(get_args(get_args(hints["scale_rewards"])[0])) == set(SCALES)
+    assert set(get_args(hints["loss_type"])) == set(LOSS_TYPES)
 
 
 @pytest.mark.parametrize("script", ["train_treerpo.py", "eval_math.py"])

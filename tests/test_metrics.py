@@ -7,7 +7,7 @@ import torch
 
 from advantage import sibling_advantages, step_rewards
 from metrics import Watch, summarise, tree_statistics
-from tree_sampler import Tree
+from tree import Tree
 
 
 def test_statistics_of_a_tree_by_hand():

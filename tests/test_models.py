@@ -15,10 +15,12 @@ from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoToken
 
 import eval_math
 import train_treerpo
-from data.problems import BadInput
-from models import load_model
-from policy import check_model, check_sampler, checkpoint_layers, pack, token_logprobs
-from tree_sampler import TreeSampler, end_of_turn, stop_ids
+from generate import end_of_turn, stop_ids
+from packing import pack
+from policy import check_model, check_sampler, checkpoint_layers, token_logprobs
+from run.errors import BadInput
+from run.models import load_model
+from tree_sampler import TreeSampler
 
 PROMPTS = [[5, 9, 23, 40, 41, 42, 43, 44, 45, 46, 47, 48], [7, 8, 9]]
 

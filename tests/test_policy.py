@@ -9,17 +9,12 @@ from conftest import FAMILIES, path_logprobs, random_model, random_tree
 from peft import LoraConfig, get_peft_model
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+import packing
 import policy
-from policy import (
-    checkpoint_layers,
-    entropy,
-    pack,
-    policy_loss,
-    split_trees,
-    token_logprobs,
-    token_logprobs_and_entropies,
-)
-from tree_sampler import Tree, TreeSampler
+from packing import pack, split_trees
+from policy import checkpoint_layers, entropy, policy_loss, token_logprobs, token_logprobs_and_entropies
+from tree import Tree
+from tree_sampler import TreeSampler
 
 
 def with_lora(model):
@@ -64,7 +59,7 @@ def by_step(packs, values):
 @pytest.fixture(params=["segments", "dense"])
 def attention(request, monkeypatch):
     """Attention by segments of a few tokens, or all at once, as in any pack as small as the tests'."""
-    monkeypatch.setattr(policy, "CALL_PAIRS", {"segments": 8, "dense": 2**15}[request.param])
+    monkeypatch.setattr(packing, "CALL_PAIRS", {"segments": 8, "dense": 2**15}[request.param])
     return request.param
 
 
@@ -162,7 +157,7 @@ def test_cuts_cost_least():
             return np.inf if max(map(sum, parts)) > limit else sum(part(*one) for one in parts)
 
         every = [[0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)]
-        found = policy._cut(lengths, context, limit, part)
+        found = packing._cut(lengths, context, limit, part)
         assert 2 < len(found) < 10 and cost(found) == min(map(cost, every))
 
 
@@ -175,7 +170,7 @@ def test_segments_leave_out_what_nobody_sees(monkeypatch):
         return sdpa_attention_forward(module, query, key, *args, **kwargs)
 
     monkeypatch.setattr(policy, "sdpa_attention_forward", count)
-    monkeypatch.setattr(policy, "CALL_PAIRS", 2**15)
+    monkeypatch.setattr(packing, "CALL_PAIRS", 2**15)
     parent = [-1, *((i - 1) // 4 for i in range(1, 85))]
     tokens = [torch.empty(0), *(torch.randint(2, 100, (32,)) for _ in parent[1:])]
     tree = Tree([5] * 20, parent, parent, tokens, [torch.zeros(len(t)) for t in tokens], [False] * 85)

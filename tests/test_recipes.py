@@ -11,8 +11,8 @@ from test_scripts import read
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 import budget
-import cli
 import train_treerpo
+from run.flags import parse_flags
 
 # The sizes of the paper's models, as their configurations give them.
 QWEN = {
@@ -33,7 +33,7 @@ RECIPES = {
 
 def recipe_flags(name: str, *more: str) -> train_treerpo.Flags:
     argv = ["--config", str(ROOT / "recipes" / f"{name}.yaml"), *more]
-    flags = cli.parse_flags(train_treerpo.Flags, argv, "", None, train_treerpo.RETIRED_VALUES)
+    flags = parse_flags(train_treerpo.Flags, argv, "", None, train_treerpo.RETIRED_VALUES)
     train_treerpo.check_flags(flags, 1)
     return flags
 

@@ -219,12 +219,12 @@ def test_why_a_run_failed(tmp_path, monkeypatch):
 
 
 def test_the_sweeps_of_the_suite_name_flags_that_exist():
-    import cli
     import train_treerpo
+    from run.flags import parse_flags
 
     for path in (ROOT / "recipes" / "ablations").glob("*.yaml"):
         sweep = yaml.safe_load(path.read_text())
-        known = cli.parse_flags(train_treerpo.Flags, ["--config", str(path.parent / sweep["extends"])], "")
+        known = parse_flags(train_treerpo.Flags, ["--config", str(path.parent / sweep["extends"])], "")
         assert all(set(flags) <= set(vars(known)) for flags in sweep["arms"].values())
 
 

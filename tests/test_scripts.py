@@ -16,10 +16,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import get_scheduler
 
-import cli
 import eval_math
 import train_treerpo
-from policy import pack, split_trees, token_logprobs
+from packing import pack, split_trees
+from policy import token_logprobs
+from run.errors import BadInput, run
+from run.flags import parse_flags
 from tree_sampler import TreeSampler
 
 SMALL = {
@@ -585,7 +587,7 @@ def refused(main, argv, capsys):
     sys.argv = ["script", *map(str, argv)]
     with fault("bad input of any kind: one clear line, exit code 2"):
         with pytest.raises(SystemExit) as stop:
-            cli.run(main)
+            run(main)
         assert stop.value.code == 2
         lines = capsys.readouterr().err.strip().splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
@@ -650,10 +652,10 @@ def test_recipes_extend_and_the_command_line_wins(tmp_path):
     (tmp_path / "base.yaml").write_text("depth: 2\nbranching: [4, 2]\nlearning_rate: 1.0e-4\n")
     (tmp_path / "arm.yaml").write_text("extends: base.yaml\ndepth: 3\n")
     argv = ["--config", str(tmp_path / "arm.yaml"), "--learning_rate=0.5", "--use-peft", "false"]
-    flags = cli.parse_flags(train_treerpo.Flags, argv, "")
+    flags = parse_flags(train_treerpo.Flags, argv, "")
     assert (flags.depth, flags.branching, flags.learning_rate, flags.use_peft) == (3, [4, 2], 0.5, False)
     for recipe in (ROOT / "recipes").glob("*.yaml"):
-        train_treerpo.check_flags(cli.parse_flags(train_treerpo.Flags, ["--config", str(recipe)], ""), 8)
+        train_treerpo.check_flags(parse_flags(train_treerpo.Flags, ["--config", str(recipe)], ""), 8)
 
 
 def test_bad_yaml(tmp_path, capsys):
@@ -717,7 +719,7 @@ def test_bad_plots(tmp_path, capsys):
 
 
 def test_processes_must_divide_the_prompts():
-    with pytest.raises(cli.BadInput, match="multiple of the 3 processes"):
+    with pytest.raises(BadInput, match="multiple of the 3 processes"):
         train_treerpo.check_flags(train_treerpo.Flags(), 3)
 
 

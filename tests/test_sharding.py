@@ -8,8 +8,9 @@ from conftest import FAMILIES, path_logprobs, random_model, random_tree
 from peft import LoraConfig, get_peft_model
 from torch.distributed.tensor import DTensor
 
-from policy import Pack, checkpoint_layers, pack, token_logprobs
-from sharding import shard, whole_weights
+from packing import Pack, pack
+from policy import checkpoint_layers, token_logprobs
+from run.processes import shard, whole_weights
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import FAMILIES, path_logprobs, random_model
 
-from tree_sampler import TreeSampler, _InverseCDF, _uniforms, warp
+from generate import _InverseCDF, _uniforms, warp
+from tree_sampler import TreeSampler
 
 PROMPTS = [[5, 9, 23], [7], [4, 4, 4, 8, 15, 16, 23], [5, 9, 23], [60, 61]]
 SEEDS = [3, 1, 4, 1, 5]

@@ -8,8 +8,8 @@ Nothing is evaluated as code: math-verify's `parse` is not used, since for plain
 import re
 from fractions import Fraction
 
-from latex import MAX_ANSWER, balanced, clean
-from units import flat, is_bare_unit, read_noun, read_unit, same_unit
+from answers.latex import MAX_ANSWER, balanced, clean
+from answers.units import flat, is_bare_unit, read_noun, read_unit, same_unit
 
 _DECIMAL = r"(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})"
 _NUMBER = re.compile(

@@ -1,16 +1,14 @@
-"""Loads a model and its tokenizer, with a line that names what is damaged or missing; processes and their dtype."""
+"""Loads a model and its tokenizer, with a line that names what is damaged or missing."""
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from data.problems import BadInput
+from run.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -110,23 +108,3 @@ def _check_weights(where: str, loaded: dict) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def launched_processes() -> PartialState:
-    """The processes that `accelerate launch` or torchrun started, on GPUs, or over gloo where there is none.
-
-    Raises:
-        BadInput: they were started for DeepSpeed, which would replace the optimizer and the backward pass.
-    """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise BadInput("accelerate launch: DeepSpeed is not supported; recipes/accelerate/fsdp.yaml shards the model")
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would load weights on one process only
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def device_dtype(bf16: bool | None, device: torch.device) -> torch.dtype:
-    """bfloat16 where the device has it in hardware, unless turned off; float32 elsewhere."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if bf16 and not able:
-        raise BadInput(f"--bf16: this device ({device.type}) has no bfloat16; leave the flag out or set it to false")
-    return torch.bfloat16 if able and bf16 is not False else torch.float32

@@ -1,30 +1,22 @@
-"""What the scripts share: flags from the command line and YAML, and errors as one line with exit code 2.
+"""Flags from the command line and YAML.
 
 It imports neither torch nor models, so that a mistyped flag is answered at once.
 """
 
 import argparse
 import difflib
-import errno
-import io
-import logging
 import math
-import os
 import re
-import sys
-import warnings
-from collections.abc import Callable
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import NoReturn, get_args, get_type_hints
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser
-from transformers.utils import logging as transformers_logging
 
-from data.problems import BadInput, first_line
+from run.errors import BadInput, first_line
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def flag(default, help: str, **kwargs) -> Field:
@@ -170,11 +162,6 @@ def check_least(flags, **bounds: float) -> None:
             raise BadInput(f"--{name} {value}: must be at least {least}")
 
 
-def refuse(message: str) -> NoReturn:
-    """The `error` of a plain parser: bad words of a command line are bad input like any other."""
-    raise BadInput(message)
-
-
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
     return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists them"
@@ -266,36 +253,3 @@ def yaml_flags(path: str, hints: dict[str, type]) -> dict:
 
 def as_list(value) -> list:
     return value if isinstance(value, list) else [value]
-
-
-def run(main: Callable[[], None]) -> None:
-    """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # its encoding may lack ± or a character of a model's text
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
-    warnings.filterwarnings("ignore", message="Detected call of")  # the schedule goes on over an update that is skipped
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
-    try:
-        main()
-    except BadInput as error:
-        _fail(str(error))
-    except OSError as error:  # a full disk, a folder that can't be written
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        _fail(f"{error.filename or 'output'}: {error.strerror}; what was written is kept")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported for this: without it nothing can run out of a GPU's memory
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
-            raise
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
