@@ -1,4 +1,5 @@
-"""Scores a model on math benchmarks: greedy pass@1, and with --num_samples k also avg@k, pass@k and maj@k.
+"""Scores a model on math benchmarks: greedy pass@1, and with --num_samples k also avg@k, pass@k and
+maj@k.
 
     python eval_math.py                                   # the tiny base on the built-in task, about 20 s on 2 cores
     python eval_math.py --adapter results/RUN/adapter     # after training it
@@ -6,9 +7,9 @@
         --temperature 0.6 --num_samples 8                 # as the paper evaluates: the mean over 8 samples
     python eval_math.py --table results/eval-A results/eval-B         # their scores beside the published ones
 
-Every score comes with n and its standard error over problems. Prompts are those of Qwen2.5-Math's evaluation where the
-tokenizer has a chat template. Under `accelerate launch` the problems are spread over the processes.
-"""
+Every score comes with n and its standard error over problems. Prompts are those of Qwen2.5-Math's
+evaluation where the tokenizer has a chat template. Under `accelerate launch` the problems are
+spread over the processes. """
 
 import itertools
 import json
@@ -36,12 +37,20 @@ logger = logging.getLogger(__name__)
 class Flags(ModelAndDataFlags):
     """The flags of eval_math.py."""
 
-    adapter: str | None = flag(None, "folder of a PEFT adapter to put on the model, e.g. results/RUN/adapter")
-    benchmarks: list[str] = flag(["arithmetic"], "names, files or Hub ids; a slice may follow, e.g. gsm8k[:200]")
+    adapter: str | None = flag(
+        None, "folder of a PEFT adapter to put on the model, e.g. results/RUN/adapter"
+    )
+    benchmarks: list[str] = flag(
+        ["arithmetic"], "names, files or Hub ids; a slice may follow, e.g. gsm8k[:200]"
+    )
     num_samples: int = flag(0, "sampled completions a problem, k; 0 for the greedy one alone")
     max_new_tokens: int = flag(2048, "longest completion")
-    output_dir: str | None = flag(None, "where results go; default results/eval-NAME, by the run or the model")
-    table: list[str] = flag([], "folders of finished evaluations: write the paper's table with them, and run nothing")
+    output_dir: str | None = flag(
+        None, "where results go; default results/eval-NAME, by the run or the model"
+    )
+    table: list[str] = flag(
+        [], "folders of finished evaluations: write the paper's table with them, and run nothing"
+    )
 
 
 def read_flags(argv: list[str]) -> Flags:
@@ -54,7 +63,9 @@ def read_flags(argv: list[str]) -> Flags:
     return flags
 
 
-if __name__ == "__main__":  # a mistyped flag is answered here, before the imports below, which take seconds
+if (
+    __name__ == "__main__"
+):  # a mistyped flag is answered here, before the imports below, which take seconds
     run(lambda: read_flags(sys.argv[1:]))
 
 from accelerate import Accelerator
@@ -71,7 +82,8 @@ from tree_sampler import TreeSampler
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that k of n completions, `correct` of which are right, hold a right one: the unbiased estimator
+    """The chance that k of n completions, `correct` of which are right, hold a right one: the
+    unbiased estimator
     1 - C(n - c, k) / C(n, k) (Codex, arXiv 2107.03374, equation 1).
 
     >>> pass_at_k(4, 1, 2)
@@ -81,10 +93,12 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def majority(answers: list[str | None], grades: list[float], grader: Grader | None = None) -> float:
-    """The grade of the most frequent answer; of several that tie, the mean of theirs. No answer is no vote.
+    """The grade of the most frequent answer; of several that tie, the mean of theirs. No answer is
+    no vote.
 
-    Equal values are votes for one answer however they are spelled, by the grader's own equality. Pairs that only a
-    comparison by value can decide are put to its workers, and only where they can change the result.
+    Equal values are votes for one answer however they are spelled, by the grader's own equality.
+    Pairs that only a comparison by value can decide are put to its workers, and only where they can
+    change the result.
 
     Args:
         grader: whose workers decide; left out, one is started where it is needed.
@@ -104,12 +118,20 @@ def majority(answers: list[str | None], grades: list[float], grader: Grader | No
     def size(group: list[str]) -> int:
         return sum(len(votes[spelling]) for spelling in group)
 
-    leads = 2 * max(map(size, groups)) > len(everyone)  # all the rest together could not come up to it
-    if not leads and any(same_answer(a[0], b[0]) is None for a, b in itertools.combinations(groups, 2)):
+    leads = 2 * max(map(size, groups)) > len(
+        everyone
+    )  # all the rest together could not come up to it
+    if not leads and any(
+        same_answer(a[0], b[0]) is None for a, b in itertools.combinations(groups, 2)
+    ):
         with nullcontext(grader) if grader else Grader(1) as judge:
             groups = _joined(groups, _by_value(judge))
     most = max(map(size, groups))
-    winners = [[value for spelling in group for value in votes[spelling]] for group in groups if size(group) == most]
+    winners = [
+        [value for spelling in group for value in votes[spelling]]
+        for group in groups
+        if size(group) == most
+    ]
     return statistics.fmean(map(statistics.fmean, winners))
 
 
@@ -126,8 +148,9 @@ def _joined(groups: list[list[str]], same: Callable[[str, str], bool]) -> list[l
 
 
 def _by_value(grader: Grader) -> Callable[[str, str], bool]:
-    """Whether two answers are the same, by the grader's workers where nothing simpler tells. An answer in two
-    comparisons that broke a limit takes part in no more, so that n hostile answers cost at most n time-outs."""
+    """Whether two answers are the same, by the grader's workers where nothing simpler tells. An
+    answer in two comparisons that broke a limit takes part in no more, so that n hostile answers
+    cost at most n time-outs."""
     strikes: Counter[str] = Counter()
 
     def same(one: str, other: str) -> bool:
@@ -148,7 +171,8 @@ def mean_and_error(values: list[float]) -> dict[str, float]:
 
 
 def summarise(rows: list[dict], grader: Grader | None = None) -> dict:
-    """The scores of one benchmark from its graded completions, one dict each as `evaluate` writes them.
+    """The scores of one benchmark from its graded completions, one dict each as `evaluate` writes
+    them.
 
     Args:
         grader: of `majority`.
@@ -163,7 +187,9 @@ def summarise(rows: list[dict], grader: Grader | None = None) -> dict:
             groups[row["index"]].append(row)
         grades = [[row["grade"] for row in group] for group in groups.values()]
         k = len(grades[0])
-        scores["pass@1" if greedy else f"avg@{k}"] = mean_and_error([statistics.fmean(g) for g in grades])
+        scores["pass@1" if greedy else f"avg@{k}"] = mean_and_error(
+            [statistics.fmean(g) for g in grades]
+        )
         for j in [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1):
             scores[f"pass@{j}"] = mean_and_error([pass_at_k(k, round(sum(g)), j) for g in grades])
         if k > 1:
@@ -175,10 +201,14 @@ def summarise(rows: list[dict], grader: Grader | None = None) -> dict:
     return scores
 
 
-def encode_problems(tokenizer, name: str, problems: list[dict], flags) -> tuple[str | None, list[list[int]]]:
+def encode_problems(
+    tokenizer, name: str, problems: list[dict], flags
+) -> tuple[str | None, list[list[int]]]:
     """The prompt template that goes with a benchmark, if any, and the token ids of its prompts."""
     template = template_for(name, flags.prompt_template)
-    return template, [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
+    return template, [
+        encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems
+    ]
 
 
 def check_benchmarks(model, tokenizer, benchmarks: dict[str, list[dict]], flags) -> None:
@@ -187,7 +217,11 @@ def check_benchmarks(model, tokenizer, benchmarks: dict[str, list[dict]], flags)
     Raises:
         BadInput: it can't.
     """
-    prompts = [ids for name, rows in benchmarks.items() for ids in encode_problems(tokenizer, name, rows, flags)[1]]
+    prompts = [
+        ids
+        for name, rows in benchmarks.items()
+        for ids in encode_problems(tokenizer, name, rows, flags)[1]
+    ]
     try:
         TreeSampler(model, tokenizer, 1, 1, flags.max_new_tokens).check_prompts(prompts)
     except ValueError as error:
@@ -199,7 +233,8 @@ def load_adapter(model, folder: str) -> PeftModel:
     """The model under the adapter in `folder`.
 
     Raises:
-        BadInput: missing or damaged files, tensors for another model, or a kind of adapter that can't be sampled.
+        BadInput: missing or damaged files, tensors for another model, or a kind of adapter that
+            can't be sampled.
     """
     if damage := damaged_file(Path(folder)):
         raise BadInput(f"--adapter {folder}: {damage}")
@@ -208,36 +243,52 @@ def load_adapter(model, folder: str) -> PeftModel:
     try:
         config = PeftConfig.from_pretrained(folder)
         if config.is_prompt_learning:
-            raise ValueError(f"{config.peft_type.value} adapters put tokens before the prompt; only others are sampled")
+            raise ValueError(
+                f"{config.peft_type.value} adapters put tokens before the prompt; only others are sampled"
+            )
         if config.task_type not in (None, "CAUSAL_LM"):
             raise ValueError(f"an adapter for {config.task_type}, not for CAUSAL_LM")
         with warnings.catch_warnings(action="ignore"):
             model = PeftModel.from_pretrained(model, folder)
-            result = model.load_adapter(folder, "default")  # which says what PEFT leaves out without an error
+            result = model.load_adapter(
+                folder, "default"
+            )  # which says what PEFT leaves out without an error
     except Exception as error:  # whatever peft, torch and safetensors make of it
         raise BadInput(f"--adapter {folder}: can't be loaded ({one_line(error)})") from error
     if result.unexpected_keys:
         number, first = len(result.unexpected_keys), result.unexpected_keys[0]
-        raise BadInput(f"--adapter {folder}: {number} of its tensors have no place in the model, such as {first}; "
-                       "is it of another base model?")  # fmt: skip
+        raise BadInput(
+            f"--adapter {folder}: {number} of its tensors have no place in the model, such as {first}; "
+            "is it of another base model?"
+        )
     if result.missing_keys:
         number, first = len(result.missing_keys), result.missing_keys[0]
-        raise BadInput(f"--adapter {folder}: it lacks {number} tensors for this model, such as {first}")
+        raise BadInput(
+            f"--adapter {folder}: it lacks {number} tensors for this model, such as {first}"
+        )
     base = config.base_model_name_or_path
-    if base and Path(base).name != Path(model.get_base_model().name_or_path).name:  # the same model may have moved
+    if (
+        base and Path(base).name != Path(model.get_base_model().name_or_path).name
+    ):  # the same model may have moved
         logger.warning("--adapter %s: it was trained on %s, another model by name", folder, base)
     return model
 
 
 def evaluate(model, tokenizer, benchmarks: dict[str, list[dict]], *rest) -> dict[str, dict]:
     """The scores of each benchmark, given by its problems; `rest` is that of `evaluate_one`."""
-    return {name: evaluate_one(model, tokenizer, name, problems, *rest) for name, problems in benchmarks.items()}
+    return {
+        name: evaluate_one(model, tokenizer, name, problems, *rest)
+        for name, problems in benchmarks.items()
+    }
 
 
-def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, accelerator, flags, output: Path) -> dict:
+def evaluate_one(
+    model, tokenizer, name: str, problems: list[dict], grader, accelerator, flags, output: Path
+) -> dict:
     """Completes and grades every problem once greedily and `num_samples` times by sampling.
 
-    Writes one line a completion to output/eval/NAME.jsonl. `flags` are those of this script or of the trainer.
+    Writes one line a completion to output/eval/NAME.jsonl. `flags` are those of this script or of
+    the trainer.
 
     Returns:
         The scores (`summarise`), the same on every process.
@@ -254,43 +305,66 @@ def evaluate_one(model, tokenizer, name: str, problems: list[dict], grader, acce
         silent = None if accelerator.is_main_process else True  # None: where no terminal shows it
         for start in trange(0, len(mine), share, desc=name, leave=False, disable=silent):
             chosen = mine[start : start + share]
-            trees = sampler.sample([prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen])
+            trees = sampler.sample(
+                [prompts[i] for i in chosen], [flags.seed * 2**40 + i for i in chosen]
+            )
             leaves = [(i, tree, leaf) for i, tree in zip(chosen, trees) for leaf in tree.leaves()]
             ids = [tree.text_ids(leaf) for _, tree, leaf in leaves]
             texts = [completion_text(tokenizer, one, template, flags.num_shots) for one in ids]
             grades = grader.grade_batch(texts, [problems[i]["answer"] for i, _, _ in leaves])
             for (i, tree, leaf), text, value in zip(leaves, texts, grades):
-                row = {"index": i, **problems[i], "greedy": greedy, "completion": text, "grade": value}
+                row = {
+                    "index": i,
+                    **problems[i],
+                    "greedy": greedy,
+                    "completion": text,
+                    "grade": value,
+                }
                 length, finished = len(tree.tokens[leaf]), bool(tree.finished[leaf])
-                rows.append(row | {"extracted": extract_answer(text), "length": length, "finished": finished})
+                rows.append(
+                    row
+                    | {"extracted": extract_answer(text), "length": length, "finished": finished}
+                )
     rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
     if accelerator.is_main_process:
         path = output / "eval" / f"{file_name(name)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
-    scores = [summarise(rows, grader) if accelerator.is_main_process else None]  # one vote, and not one per process
+    scores = [
+        summarise(rows, grader) if accelerator.is_main_process else None
+    ]  # one vote, and not one per process
     return broadcast_object_list(scores)[0]
 
 
 def format_table(scores: dict[str, dict]) -> str:
-    """The scores of several benchmarks as text, one benchmark a row: percent, plus or minus a standard error."""
+    """The scores of several benchmarks as text, one benchmark a row: percent, plus or minus a
+    standard error."""
     columns = list(dict.fromkeys(key for values in scores.values() for key in values))
 
     def cell(key: str, value) -> str:
         if isinstance(value, dict):
             return f"{100 * value['mean']:.1f} ± {100 * value['standard_error']:.1f}"
-        return "-" if value is None else f"{100 * value:.1f} %" if key.endswith("unfinished") else f"{value:.4g}"
+        return (
+            "-"
+            if value is None
+            else f"{100 * value:.1f} %"
+            if key.endswith("unfinished")
+            else f"{value:.4g}"
+        )
 
     table = [["benchmark", *columns]]
     table += [[name, *(cell(c, values.get(c)) for c in columns)] for name, values in scores.items()]
     widths = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in table)
+    return "\n".join(
+        "  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in table
+    )
 
 
 # The paper's benchmarks, in the order of its Table 1.
 PAPER_BENCHMARKS = ("aime24", "math500", "olympiadbench", "minerva")
 PUBLISHED_SCORE = "mean over 8 or 16 samples"  # section 4 says 8, the caption of Table 1 says 16
-# As published, in percent: those benchmarks, then their macro average. None where a figure was not published.
+# As published, in percent: those benchmarks, then their macro average. None where a figure was not
+# published.
 PUBLISHED = {
     "1.5B base (published, arXiv 2506.05183)": (None, None, None, None, 19.0),
     "1.5B GRPO (published, arXiv 2506.05183)": (13.8, 67.9, 28.5, 20.5, 32.7),
@@ -300,13 +374,16 @@ PUBLISHED = {
     "1.5B CATPO (published, arXiv 2606.08346)": (None, None, None, None, 37.5),
 }
 # Mean lengths against GRPO's, in percent, as published.
-PUBLISHED_LENGTHS = {"1.5B TreeRPO over GRPO (published, arXiv 2506.05183)": (-15.3, -17.1, -18.0, -22.3, -18.1)}
+PUBLISHED_LENGTHS = {
+    "1.5B TreeRPO over GRPO (published, arXiv 2506.05183)": (-15.3, -17.1, -18.0, -22.3, -18.1)
+}
 FEWEST_SAMPLES = 8  # below that, a mean over samples says less than the greedy completion
 
 
 def chosen_score(scores: dict) -> tuple[str, str]:
-    """Which score of a benchmark the paper's table takes, and which length goes with it: avg@k of the largest k where k
-    is at least 8, as the paper's pass@1 is a mean over samples; else the greedy pass@1."""
+    """Which score of a benchmark the paper's table takes, and which length goes with it: avg@k of
+    the largest k where k is at least 8, as the paper's pass@1 is a mean over samples; else the
+    greedy pass@1."""
     samples = [int(name.removeprefix("avg@")) for name in scores if name.startswith("avg@")]
     if samples and max(samples) >= FEWEST_SAMPLES:
         return f"avg@{max(samples)}", "sampled_length"
@@ -314,7 +391,8 @@ def chosen_score(scores: dict) -> tuple[str, str]:
 
 
 def evaluation_rows(folder: str) -> tuple[list[str], list[str]]:
-    """A finished evaluation as a row of scores and a row of lengths: name, kind of score, benchmarks, mean.
+    """A finished evaluation as a row of scores and a row of lengths: name, kind of score,
+    benchmarks, mean.
 
     Raises:
         BadInput: a folder without scores.json.
@@ -322,7 +400,9 @@ def evaluation_rows(folder: str) -> tuple[list[str], list[str]]:
     try:
         scores = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))["scores"]
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"--table {folder}: holds no scores.json of an evaluation ({first_line(error)})") from error
+        raise BadInput(
+            f"--table {folder}: holds no scores.json of an evaluation ({first_line(error)})"
+        ) from error
     values, lengths, kinds, cells, length_cells = [], [], [], [], []
     for name in PAPER_BENCHMARKS:
         if name not in scores:
@@ -348,7 +428,9 @@ def evaluation_rows(folder: str) -> tuple[list[str], list[str]]:
 def as_markdown(rows: list[list[str]]) -> str:
     """Rows of cells, the header first, as a Markdown table."""
     lines = [" | ".join(row) for row in rows]
-    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join(["---"] * len(rows[0])), *lines[1:]])
+    return "\n".join(
+        f"| {line} |" for line in [lines[0], " | ".join(["---"] * len(rows[0])), *lines[1:]]
+    )
 
 
 def as_latex(rows: list[list[str]]) -> str:
@@ -365,8 +447,9 @@ def as_latex(rows: list[list[str]]) -> str:
 
 
 def paper_table(folders: list[str]) -> tuple[str, str]:
-    """The paper's Table 1 in percent, and the mean lengths in tokens, as Markdown and as LaTeX: our rows, then the
-    published ones. The second column says which score a row gives: avg@k where k is at least 8, else greedy pass@1.
+    """The paper's Table 1 in percent, and the mean lengths in tokens, as Markdown and as LaTeX: our
+    rows, then the published ones. The second column says which score a row gives: avg@k where k is
+    at least 8, else greedy pass@1.
 
     Raises:
         BadInput: a folder without scores.json.
@@ -376,18 +459,28 @@ def paper_table(folders: list[str]) -> tuple[str, str]:
 
     def published(rows: dict[str, tuple], form: str) -> list[list[str]]:
         return [
-            [name, PUBLISHED_SCORE, *("-" if value is None else form.format(value) for value in values)]
+            [
+                name,
+                PUBLISHED_SCORE,
+                *("-" if value is None else form.format(value) for value in values),
+            ]
             for name, values in rows.items()
         ]
 
-    scores = [["pass@1 [%]", *header, "macro average"], *(row for row, _ in ours), *published(PUBLISHED, "{:.1f}")]
+    scores = [
+        ["pass@1 [%]", *header, "macro average"],
+        *(row for row, _ in ours),
+        *published(PUBLISHED, "{:.1f}"),
+    ]
     lengths = [
         ["mean length [tokens]", *header, "mean"],
         *(row for _, row in ours),
         *published(PUBLISHED_LENGTHS, "{:+.1f} %"),
     ]
     tables = (scores, lengths)
-    return tuple("\n\n".join(form(rows) for rows in tables) + "\n" for form in (as_markdown, as_latex))
+    return tuple(
+        "\n\n".join(form(rows) for rows in tables) + "\n" for form in (as_markdown, as_latex)
+    )
 
 
 # --- The folder of an evaluation ---
@@ -397,8 +490,9 @@ FREE_IN_FOLDER = ("benchmarks", "output_dir", "table", "max_rows", "grader_worke
 
 
 def default_folder(flags: Flags) -> str:
-    """results/eval-NAME. Of what lies in a run's folder NAME is the run's (and a checkpoint's), of another folder its
-    last two parts, and of a Hub id ORGANISATION-NAME: so that two runs or models don't share a folder.
+    """results/eval-NAME. Of what lies in a run's folder NAME is the run's (and a checkpoint's), of
+    another folder its last two parts, and of a Hub id ORGANISATION-NAME: so that two runs or models
+    don't share a folder.
 
     >>> default_folder(Flags(adapter="results/A/adapter/")), default_folder(Flags(model_name_or_path="org/model"))
     ('results/eval-A', 'results/eval-org-model')
@@ -418,31 +512,41 @@ def default_folder(flags: Flags) -> str:
 
 
 def scores_so_far(output: Path, flags: Flags) -> tuple[dict, dict]:
-    """The settings to be written beside the scores, and the scores of other benchmarks that `output` holds already.
+    """The settings to be written beside the scores, and the scores of other benchmarks that
+    `output` holds already.
 
     Raises:
         BadInput: it holds a run, or scores that were made with other flags or by other weights.
     """
     weights = sorted(Path(flags.adapter or flags.model_name_or_path).glob("*.safetensors"))
     times = {path.name: [path.stat().st_size, path.stat().st_mtime] for path in weights}
-    settings = {"flags": vars(flags), "weights": times}  # sizes and times of the files: a run may have continued
+    settings = {
+        "flags": vars(flags),
+        "weights": times,
+    }  # sizes and times of the files: a run may have continued
     advice = "choose another --output_dir, or remove this one"
     if (output / "config.yaml").exists():
-        raise BadInput(f"--output_dir {output}: holds a run, whose evaluations would be overwritten; choose another")
+        raise BadInput(
+            f"--output_dir {output}: holds a run, whose evaluations would be overwritten; choose another"
+        )
     if not (output / "scores.json").exists():
         return settings, {}
     try:
         before = json.loads((output / "scores.json").read_text(encoding="utf-8"))
         was, scores = before["flags"], dict(before["scores"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{output}/scores.json: can't be read ({first_line(error)}); {advice}") from error
+        raise BadInput(
+            f"{output}/scores.json: can't be read ({first_line(error)}); {advice}"
+        ) from error
 
     def plain(value):
         return os.path.normpath(value) if isinstance(value, str) and "/" in value else value
 
     for name, value in vars(flags).items():
         if name not in FREE_IN_FOLDER and plain(was.get(name, value)) != plain(value):
-            raise BadInput(f"{output}: holds scores that were made with --{name} {was[name]}, not {value}; {advice}")
+            raise BadInput(
+                f"{output}: holds scores that were made with --{name} {was[name]}, not {value}; {advice}"
+            )
     if before.get("weights", times) != times:
         raise BadInput(f"{output}: holds scores of weights that have changed since then; {advice}")
     names = list(dict.fromkeys([*was.get("benchmarks", []), *flags.benchmarks]))
@@ -476,7 +580,9 @@ def main() -> None:
     found = {}
     with Grader(flags.grader_workers, flags.grader_timeout) as grader:
         for name, problems in benchmarks.items():
-            found |= evaluate(model, tokenizer, {name: problems}, grader, accelerator, flags, output)
+            found |= evaluate(
+                model, tokenizer, {name: problems}, grader, accelerator, flags, output
+            )
             if accelerator.is_main_process:  # after each benchmark: what a kill leaves is good
                 text = json.dumps({**settings, "scores": {**scores, **found}}, indent=2)
                 write_whole(output / "scores.json", text + "\n")

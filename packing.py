@@ -1,8 +1,8 @@
 """Trees -> packs.
 
-A pack is one sequence that holds many nodes, each token once: a token sees its ancestors and nobody else, and stands
-at the position it had when it was sampled. So a prefix that a thousand leaves share is computed once, both ways.
-"""
+A pack is one sequence that holds many nodes, each token once: a token sees its ancestors and nobody
+else, and stands at the position it had when it was sampled. So a prefix that a thousand leaves
+share is computed once, both ways."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tree import Tree
 
-# What a call of attention costs, in pairs of tokens whose attention takes as long; on a GPU by count, not measured.
+# What a call of attention costs, in pairs of tokens whose attention takes as long; on a GPU by
+# count, not measured.
 CALL_PAIRS = 2**18 if torch.cuda.is_available() else 2**15
 
 
@@ -23,9 +24,8 @@ CALL_PAIRS = 2**18 if torch.cuda.is_available() else 2**15
 class Pack:
     """One sequence of tree nodes in depth-first order.
 
-    With entry and exit times of the depth-first walk, query q sees key k when tin[k] <= tin[q] < tout[k]; the entry
-    time of a token is its index in the pack, so only `tout` is stored.
-    """
+    With entry and exit times of the depth-first walk, query q sees key k when tin[k] <= tin[q] <
+    tout[k]; the entry time of a token is its index in the pack, so only `tout` is stored."""
 
     input_ids: Tensor  # LongTensor [tokens]
     position_ids: Tensor  # LongTensor [tokens], from the path's start
@@ -35,7 +35,9 @@ class Pack:
     advantages: Tensor  # [trained tokens], of the node that each belongs to
     old_logprobs: Tensor  # [trained tokens], under the sampling policy
     steps: Tensor  # LongTensor [trained tokens], numbers the node that each belongs to, from 0 within the pack
-    cuts: Tensor  # LongTensor [segments + 1], the indices between which attention is computed at once
+    cuts: (
+        Tensor  # LongTensor [segments + 1], the indices between which attention is computed at once
+    )
 
     def to(self, device) -> "Pack":
         return Pack(**{name: value.to(device) for name, value in vars(self).items()})
@@ -44,12 +46,15 @@ class Pack:
     def idle() -> "Pack":
         """One token and none that is trained: a pass that another process needs company in."""
         one, none = torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        return Pack(one, one, one + 1, none, none, none.float(), none.float(), none, torch.tensor([0, 1]))
+        return Pack(
+            one, one, one + 1, none, none, none.float(), none.float(), none, torch.tensor([0, 1])
+        )
 
 
 @dataclass
 class _Item:
-    """A kept node on its way into packs. Indices count kept nodes in depth-first order over all trees."""
+    """A kept node on its way into packs. Indices count kept nodes in depth-first order over all
+    trees."""
 
     ids: np.ndarray  # tokens to forward: a leaf's last token predicts nothing and is left out
     tokens: np.ndarray  # all tokens, to be predicted
@@ -63,8 +68,9 @@ class _Item:
 def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int) -> list[Pack]:
     """Packs the trained nodes of the trees, each exactly once, with the ancestors they need.
 
-    Nodes with zero advantage and no trained descendant are left out. A cut repeats the tokens of the ancestors at that
-    place and nothing else; the cuts are those that leave the fewest tokens in all packs, each of at most max_tokens.
+    Nodes with zero advantage and no trained descendant are left out. A cut repeats the tokens of
+    the ancestors at that place and nothing else; the cuts are those that leave the fewest tokens in
+    all packs, each of at most max_tokens.
 
     Args:
         advantages: one Tensor [nodes] a tree.
@@ -80,18 +86,26 @@ def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int) -> list[P
         return []
     lengths = np.array([len(item.ids) for item in items])
     if (longest := max(item.start + len(item.ids) for item in items)) > max_tokens:
-        raise ValueError(f"a path of {longest} tokens does not fit a pack of {max_tokens}: raise max_pack_tokens")
+        raise ValueError(
+            f"a path of {longest} tokens does not fit a pack of {max_tokens}: raise max_pack_tokens"
+        )
     # A token more for each pack: of two ways to cut that cost the same, the one with fewer packs.
-    cuts = _cut(lengths, np.array([item.start for item in items]), max_tokens, lambda own, context: 1 + own + context)
+    cuts = _cut(
+        lengths,
+        np.array([item.start for item in items]),
+        max_tokens,
+        lambda own, context: 1 + own + context,
+    )
     packs = [_build(items, first, last) for first, last in pairwise(cuts)]
     return [p for p in packs if len(p.targets)]
 
 
 def split_trees(tokens: list[int], count: int, seed: list[int]) -> list[list[int]]:
-    """Splits a batch of trees into `count` parts that are as equal in trained tokens as whole trees allow.
+    """Splits a batch of trees into `count` parts that are as equal in trained tokens as whole trees
+    allow.
 
-    Trees are dealt in an order drawn by the seed, each to the part with the fewest tokens so far. Then a tree is moved,
-    or two are swapped, for as long as that brings two parts closer together.
+    Trees are dealt in an order drawn by the seed, each to the part with the fewest tokens so far.
+    Then a tree is moved, or two are swapped, for as long as that brings two parts closer together.
 
     Args:
         tokens: trained tokens of each tree.
@@ -112,14 +126,16 @@ def split_trees(tokens: list[int], count: int, seed: list[int]) -> list[list[int
     while exchange := _best_exchange(tokens, parts, sums):
         giver, taker, given, taken = exchange
         for part, out, back in ((giver, given, taken), (taker, taken, given)):
-            parts[part] = [place for place in parts[part] if place != out] + ([] if back is None else [back])
+            parts[part] = [place for place in parts[part] if place != out] + (
+                [] if back is None else [back]
+            )
             sums[part] = sum(tokens[place] for place in parts[part])
     return [sorted(part) for part in parts]
 
 
 def _best_exchange(tokens: list[int], parts: list[list[int]], sums: list[int]) -> tuple | None:
-    """The move or swap of trees that brings two parts closest together: (giver, taker, place given, place taken or
-    None), or None where none brings any two closer."""
+    """The move or swap of trees that brings two parts closest together: (giver, taker, place given,
+    place taken or None), or None where none brings any two closer."""
     best, found = 0, None
     for giver in range(len(parts)):
         for taker in range(len(parts)):
@@ -153,26 +169,31 @@ def _collect(tree: Tree, advantages: list[float], items: list[_Item]) -> None:
         ids = tokens if children[node] else tokens[:-1]
         logprobs = tree.logprobs[node].numpy()
         closing.append(len(items))
-        stack += [(child, len(items)) for child in children[node]]  # collected backwards: the first child is on top
+        stack += [
+            (child, len(items)) for child in children[node]
+        ]  # collected backwards: the first child is on top
         items.append(_Item(ids, tokens, logprobs, advantages[node] if node else 0.0, parent, start))
     for index in closing:
         items[index].end = len(items)
 
 
 def _cut(lengths: np.ndarray, context: np.ndarray, max_tokens: float, cost: Callable) -> list[int]:
-    """Where to cut the depth-first order: boundaries 0 = c0 < c1 < ... = nodes, of least total cost, by dynamic
-    programming. `cost` takes the tokens of a part's own nodes, [candidates], and those of its context.
+    """Where to cut the depth-first order: boundaries 0 = c0 < c1 < ... = nodes, of least total
+    cost, by dynamic programming. `cost` takes the tokens of a part's own nodes, [candidates], and
+    those of its context.
 
-    A part of nodes [i, j) needs their tokens and `context[i]` tokens of the ancestors of i. Those are all the ancestors
-    it needs: in depth-first order an ancestor of a later node in the range is in the range, or above i too.
-    """
+    A part of nodes [i, j) needs their tokens and `context[i]` tokens of the ancestors of i. Those
+    are all the ancestors it needs: in depth-first order an ancestor of a later node in the range is
+    in the range, or above i too."""
     count = len(lengths)
     offsets = np.concatenate([[0], lengths.cumsum()])
     best = np.zeros(count + 1)  # least cost of the nodes from i on
     cut = np.zeros(count, dtype=int)
     for i in range(count - 1, -1, -1):
         last = np.searchsorted(offsets, offsets[i] + max_tokens - context[i], side="right")
-        costs = cost(offsets[i + 1 : last] - offsets[i], context[i]) + best[i + 1 : last]  # for j = i + 1 ... last - 1
+        costs = (
+            cost(offsets[i + 1 : last] - offsets[i], context[i]) + best[i + 1 : last]
+        )  # for j = i + 1 ... last - 1
         # The latest of equals. Behind nodes without tokens of their own it makes no difference.
         cut[i] = last - 1 - int(costs[::-1].argmin())
         best[i] = costs[cut[i] - i - 1]
@@ -193,14 +214,19 @@ def _build(items: list[_Item], first: int, last: int) -> Pack:
     offsets = np.concatenate([[0], lengths.cumsum()])  # [members + 1]
     exits = np.array([offsets[place.get(items[index].end, len(members))] for index in members])
     starts = np.array([items[index].start for index in members])
-    # Attention computes own * (own + context) pairs of tokens for a segment, and is called once more for each.
+    # Attention computes own * (own + context) pairs of tokens for a segment, and is called once
+    # more for each.
     cuts = _cut(lengths, starts, math.inf, lambda own, context: own * (own + context) + CALL_PAIRS)
     predictors, trained = [], []
     for i, index in enumerate(members):
         item = items[index]
-        if index >= first and item.advantage != 0:  # an ancestor is context here; it is trained in its own pack
+        if (
+            index >= first and item.advantage != 0
+        ):  # an ancestor is context here; it is trained in its own pack
             own = np.arange(offsets[i] - 1, offsets[i] - 1 + len(item.tokens))
-            own[0] = offsets[place[item.parent] + 1] - 1  # the first token follows from the parent's last
+            own[0] = (
+                offsets[place[item.parent] + 1] - 1
+            )  # the first token follows from the parent's last
             predictors.append(own)
             trained.append(item)
     sizes = [len(item.tokens) for item in trained]
@@ -210,11 +236,15 @@ def _build(items: list[_Item], first: int, last: int) -> Pack:
 
     return Pack(
         input_ids=join([items[index].ids for index in members], np.int64),
-        position_ids=torch.from_numpy(np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)),
+        position_ids=torch.from_numpy(
+            np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        ),
         tout=torch.from_numpy(np.repeat(exits, lengths)),
         predictors=join(predictors, np.int64),
         targets=join([item.tokens for item in trained], np.int64),
-        advantages=join([np.full(size, item.advantage) for item, size in zip(trained, sizes)], np.float32),
+        advantages=join(
+            [np.full(size, item.advantage) for item, size in zip(trained, sizes)], np.float32
+        ),
         old_logprobs=join([item.old_logprobs for item in trained], np.float32),
         steps=torch.from_numpy(np.repeat(np.arange(len(trained)), sizes)),
         cuts=torch.from_numpy(offsets[cuts]),

@@ -30,18 +30,22 @@ BLUE, ORANGE, GREEN, PURPLE = COLOURS[:4]
 
 
 def score_names(scores: dict) -> dict[str, str]:
-    """Of one benchmark's scores, the names of the greedy pass@1 and of the sampled one (avg@k), where they are there.
+    """Of one benchmark's scores, the names of the greedy pass@1 and of the sampled one (avg@k),
+    where they are there.
 
     >>> score_names({"n": 2, "pass@1": {}, "avg@4": {}})
     {'greedy': 'pass@1', 'sampled': 'avg@4'}
     """
-    names = {"greedy": [key for key in scores if key == "pass@1"],
-             "sampled": [key for key in scores if key.startswith("avg@")]}  # fmt: skip
+    names = {
+        "greedy": [key for key in scores if key == "pass@1"],
+        "sampled": [key for key in scores if key.startswith("avg@")],
+    }
     return {kind: found[0] for kind, found in names.items() if found}
 
 
 def plot_run(run: Path) -> Path:
-    """Draws accuracy, length, signal, rewards by depth, entropy and time over the updates; returns the PNG's path.
+    """Draws accuracy, length, signal, rewards by depth, entropy and time over the updates; returns
+    the PNG's path.
 
     Raises:
         BadInput: the folder holds no metrics.jsonl with an update in it.
@@ -54,10 +58,19 @@ def plot_run(run: Path) -> Path:
         raise BadInput(f"{path}: no updates to draw; name the folder of a run")
     figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
 
-    def panel(ax, title: str, ylabel: str, *lines: tuple[str, str, str], scale: float = 1.0, top: float | None = None):
+    def panel(
+        ax,
+        title: str,
+        ylabel: str,
+        *lines: tuple[str, str, str],
+        scale: float = 1.0,
+        top: float | None = None,
+    ):
         """Draws metrics (key, label, colour), each as it was and as the running mean of five."""
         for key, label, colour in lines:
-            points = [(row["update"], scale * row[key]) for row in updates if row.get(key) is not None]
+            points = [
+                (row["update"], scale * row[key]) for row in updates if row.get(key) is not None
+            ]
             xs, ys = zip(*points) if points else ((), ())
             ax.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
             means = [statistics.fmean(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
@@ -67,25 +80,55 @@ def plot_run(run: Path) -> Path:
     answers, length, signal, step_reward, entropy, time = axes.flat
     leaves = ("leaf_pass_rate", "training leaves, sampled", BLUE)
     panel(answers, "Right answers", "share of completions [%]", leaves, scale=100, top=100)
-    # A resumed run may have evaluated on other benchmarks, or with other samples, from some update on.
-    for i, name in enumerate(dict.fromkeys(name for row in evaluations for name in row["evaluation"])):
-        found = [(row["update"], row["evaluation"][name]) for row in evaluations if name in row["evaluation"]]
+    # A resumed run may have evaluated on other benchmarks, or with other samples, from some update
+    # on.
+    for i, name in enumerate(
+        dict.fromkeys(name for row in evaluations for name in row["evaluation"])
+    ):
+        found = [
+            (row["update"], row["evaluation"][name])
+            for row in evaluations
+            if name in row["evaluation"]
+        ]
         for kind, colour in (("greedy", ORANGE), ("sampled", GREEN)):
-            scores = [(at, one[score_names(one)[kind]]) for at, one in found if kind in score_names(one)]
+            scores = [
+                (at, one[score_names(one)[kind]]) for at, one in found if kind in score_names(one)
+            ]
             if scores:
-                means, errors = zip(*((100 * s["mean"], 196 * s["standard_error"]) for _, s in scores))
-                answers.errorbar([at for at, _ in scores], means, errors, color=colour, marker="os^D"[i % 4], capsize=2,
-                                 label=f"{name}, {kind} pass@1")  # fmt: skip
+                means, errors = zip(
+                    *((100 * s["mean"], 196 * s["standard_error"]) for _, s in scores)
+                )
+                answers.errorbar(
+                    [at for at, _ in scores],
+                    means,
+                    errors,
+                    color=colour,
+                    marker="os^D"[i % 4],
+                    capsize=2,
+                    label=f"{name}, {kind} pass@1",
+                )
     panel(length, "Completion length", "tokens", ("completion_length", "mean over leaves", BLUE))
-    kept, cut_off = ("kept_groups_share", "groups with signal", BLUE), ("unfinished_share", "unfinished paths", ORANGE)
+    kept, cut_off = (
+        ("kept_groups_share", "groups with signal", BLUE),
+        ("unfinished_share", "unfinished paths", ORANGE),
+    )
     panel(signal, "Signal", "share [%]", kept, cut_off, scale=100, top=100)
     depths = [key for key in updates[-1] if key.startswith("step_reward_depth_")]
-    steps = [(key, f"steps at depth {key.rsplit('_', 1)[1]}", colour) for key, colour in zip(depths, cycle(COLOURS))]
+    steps = [
+        (key, f"steps at depth {key.rsplit('_', 1)[1]}", colour)
+        for key, colour in zip(depths, cycle(COLOURS))
+    ]
     panel(step_reward, "Step reward", "mean reward", *steps, top=1)
     panel(entropy, "Entropy", "nats a token", ("entropy", "policy, sampled tokens", BLUE))
     phases = ("sample", "grade", "update")
     seconds = [[row.get(f"seconds_{phase}", math.nan) for row in updates] for phase in phases]
-    time.stackplot([row["update"] for row in updates], seconds, labels=phases, colors=(BLUE, PURPLE, GREEN), alpha=0.8)
+    time.stackplot(
+        [row["update"] for row in updates],
+        seconds,
+        labels=phases,
+        colors=(BLUE, PURPLE, GREEN),
+        alpha=0.8,
+    )
     time.set(title="Time of an update", ylabel="seconds")
     for ax in axes[1]:
         ax.set_xlabel("update")
@@ -112,34 +155,45 @@ whether it is right. Click or press Enter to fold, Tab to move on."""
 
 
 def write_trees(path: Path, last: int = 30) -> Path:
-    """The tree viewer: the last trees of a trees.jsonl as one HTML file beside it, which needs no network; Tab, Enter
-    and a mouse fold it.
+    """The tree viewer: the last trees of a trees.jsonl as one HTML file beside it, which needs no
+    network; Tab, Enter and a mouse fold it.
 
-    A step is blue where its advantage is positive and orange where it is negative, in grey letters where its group was
-    pruned; a leaf shows its answer and its grade. Texts are escaped: model output is untrusted.
-    """
-    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(str(path))}</title><style>{STYLE}</style>"]
+    A step is blue where its advantage is positive and orange where it is negative, in grey letters
+    where its group was pruned; a leaf shows its answer and its grade. Texts are escaped: model
+    output is untrusted."""
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>{html.escape(str(path))}</title><style>{STYLE}</style>"
+    ]
     parts.append(f"<h1>Sampled trees</h1><p>{LEGEND}</p>")
 
     records = read_lines(path)[-last:] if path.exists() else []
     for record in records:
-        update, problem, answer = (html.escape(str(record.get(key, "?"))) for key in ("update", "problem", "answer"))
+        update, problem, answer = (
+            html.escape(str(record.get(key, "?"))) for key in ("update", "problem", "answer")
+        )
         shown = "open" if record is records[0] else ""
-        parts.append(f"<details {shown}><summary><b>update {update}: {problem}</b>"
-                     f" (gold answer <code>{answer}</code>)</summary>")  # fmt: skip
+        parts.append(
+            f"<details {shown}><summary><b>update {update}: {problem}</b>"
+            f" (gold answer <code>{answer}</code>)</summary>"
+        )
         try:
             parts += tree_lines(record.get("nodes") or [])
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise BadInput(f"{path}: the tree of update {record.get('update')} is damaged ({error!r})") from error
+            raise BadInput(
+                f"{path}: the tree of update {record.get('update')} is damaged ({error!r})"
+            ) from error
         parts.append("</details>")
     viewer = path.with_suffix(".html")
-    viewer.write_text("\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace")  # for lone surrogates
+    viewer.write_text(
+        "\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace"
+    )  # for lone surrogates
     return viewer
 
 
 def tree_lines(nodes: list[dict]) -> list[str]:
-    """The HTML of one tree, given by the nodes of its line in trees.jsonl, each after its parent. No call goes deeper
-    with the tree: a step for each line of text makes trees hundreds of steps deep.
+    """The HTML of one tree, given by the nodes of its line in trees.jsonl, each after its parent.
+    No call goes deeper with the tree: a step for each line of text makes trees hundreds of steps
+    deep.
 
     Raises:
         KeyError, TypeError, AttributeError, IndexError: the nodes are not those of a tree.
@@ -150,12 +204,16 @@ def tree_lines(nodes: list[dict]) -> list[str]:
         if not 0 <= node["parent"] < i:
             raise IndexError(f"node {i} stands before its parent {node['parent']}")
         children[node["parent"]].append(i)
-    has_signal = [any(abs(_figure(nodes[child], "advantage")) > 0 for child in group) for group in children]
+    has_signal = [
+        any(abs(_figure(nodes[child], "advantage")) > 0 for child in group) for group in children
+    ]
 
     def open_node(i: int) -> None:
         node = nodes[i]
         reward, advantage = _figure(node, "reward"), _figure(node, "advantage")
-        figures = f"reward {reward:.2f}, advantage {advantage:+.2f}, {node.get('tokens', '?')} tokens"
+        figures = (
+            f"reward {reward:.2f}, advantage {advantage:+.2f}, {node.get('tokens', '?')} tokens"
+        )
         if not children[i]:
             answer = html.escape(str(extract_answer("".join(texts))))
             end = "finished" if node.get("finished") else "cut off"
@@ -166,7 +224,9 @@ def tree_lines(nodes: list[dict]) -> list[str]:
         strength = 0 if math.isnan(advantage) else min(2, abs(advantage)) / 4
         shade = f"background: rgba({colour},{strength:.2f})"
         text = f"<code class='{'kept' if kept else 'pruned'}'>{html.escape(texts[-1])}</code>"
-        lines.append(f"<details open><summary style='{shade}'><span class='figures'>{figures}</span> {text}</summary>")
+        lines.append(
+            f"<details open><summary style='{shade}'><span class='figures'>{figures}</span> {text}</summary>"
+        )
 
     texts: list[str] = []  # of the nodes from the root to the present one
     waiting = [0] * bool(nodes)  # nodes to open, the next one last; -1: close the present one
@@ -189,18 +249,27 @@ def _figure(node: dict, key: str) -> float:
 
 
 def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
-    """Draws the evaluations of several arms, lines from the worst to the best seed; returns the path.
+    """Draws the evaluations of several arms, lines from the worst to the best seed; returns the
+    path.
 
     Args:
-        curves: for each arm the points of every seed, as `run_ablations.curve` gives them; None for a failed run.
+        curves: for each arm the points of every seed, as `run_ablations.curve` gives them; None for
+            a failed run.
     """
     curves = {arm: [points for points in runs if points] for arm, runs in curves.items()}
     names = score_names(next(iter(curves.values()))[0][-1])
-    kind = "sampled" if "sampled" in names else "greedy"  # evaluations without samples have greedy scores alone
+    kind = (
+        "sampled" if "sampled" in names else "greedy"
+    )  # evaluations without samples have greedy scores alone
     score, length_key = names[kind], f"{kind}_length"
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     scales = {score: (100, f"{kind} pass@1 [%]"), length_key: (1, f"{kind} length [tokens]")}
-    panels = [("update", score), ("sampled_tokens", score), ("seconds", score), ("update", length_key)]
+    panels = [
+        ("update", score),
+        ("sampled_tokens", score),
+        ("seconds", score),
+        ("update", length_key),
+    ]
     for number, (arm, runs) in enumerate(curves.items()):
         colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
         for ax, (x, y) in zip(axes.flat, panels):
@@ -210,7 +279,9 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
             ax.plot(xs, means, color=colour, linestyle=style, marker="o", markersize=3, label=arm)
             ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=colour, alpha=0.15)
         ends = [points[-1] for points in runs]
-        axes[1, 1].scatter([p[length_key] for p in ends], [100 * p[score] for p in ends], color=colour, label=arm)
+        axes[1, 1].scatter(
+            [p[length_key] for p in ends], [100 * p[score] for p in ends], color=colour, label=arm
+        )
     for ax, (x, y) in zip(axes.flat, [*panels, (scales[length_key][1], score)]):
         ax.set(xlabel=x.replace("_", " "), ylabel=scales[y][1])
         ax.grid(alpha=0.3)
@@ -220,7 +291,9 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
     means, halves = zip(*map(interval, ends))
     axes[1, 2].barh(list(curves), means, xerr=halves, color=COLOURS, capsize=3)
     axes[1, 2].invert_yaxis()
-    axes[1, 2].set(xlabel=f"{kind} pass@1 at the last update [%]", xlim=(max(0, min(means) - 15), 100))
+    axes[1, 2].set(
+        xlabel=f"{kind} pass@1 at the last update [%]", xlim=(max(0, min(means) - 15), 100)
+    )
     axes[0, 0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -228,9 +301,13 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
-    parser.add_argument("--trees", nargs="*", type=Path, default=[], help="files trees.jsonl, for the viewer alone")
+    parser.add_argument(
+        "--trees", nargs="*", type=Path, default=[], help="files trees.jsonl, for the viewer alone"
+    )
     parser.error = refuse
     args = parser.parse_args()
     if not args.runs and not args.trees:

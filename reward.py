@@ -3,8 +3,10 @@
     with Grader(workers=2, timeout=2.0) as grader:
         rewards = grader.grade_batch(completions, answers)
 
-1. `extract_answer` finds the answer in the text: the last \\boxed{}, or else "#### x" or "the answer is x".
-2. `answers.equality.equal` settles equal strings, numbers, words and lists of them here: about nine pairs in ten.
+1. `extract_answer` finds the answer in the text: the last \\boxed{}, or else "#### x" or "the
+answer is x".
+2. `answers.equality.equal` settles equal strings, numbers, words and lists of them here: about nine
+pairs in ten.
 3. Any other pair goes to a worker, a process with a limit on its time and its memory.
 """
 
@@ -32,7 +34,8 @@ __all__ = ["Grader", "extract_answer", "grade", "same_answer"]
 
 
 def grade(completion: str, answer: str) -> bool:
-    r"""Whether a completion's answer equals the gold answer. In this process, so hostile input may hang it.
+    r"""Whether a completion's answer equals the gold answer. In this process, so hostile input may
+    hang it.
 
     >>> grade(r"so \boxed{2^{10}}", "1024"), grade(r"so \boxed{5 \text{ m}}", r"5 \text{ cm}")
     (True, False)
@@ -44,8 +47,9 @@ def grade(completion: str, answer: str) -> bool:
 
 
 def same_answer(one: str, other: str) -> bool | None:
-    r"""Whether two answers of a model are equal, in either order, as far as that can be told at once: None where only a
-    comparison by value can tell. Neither is a gold answer, so a long one counts as its spelling alone.
+    r"""Whether two answers of a model are equal, in either order, as far as that can be told at
+    once: None where only a comparison by value can tell. Neither is a gold answer, so a long one
+    counts as its spelling alone.
 
     >>> same_answer("0.5", r"\frac12"), same_answer("1,000", "1001"), same_answer("x+1", "1+x")
     (True, False, None)
@@ -64,7 +68,8 @@ def same_answer(one: str, other: str) -> bool | None:
 
 # --- Workers ---
 
-# Imports and first calls are slow, up to half a second for an unusual answer: the fork server pays for them once.
+# Imports and first calls are slow, up to half a second for an unusual answer: the fork server pays
+# for them once.
 _WARM_UP = (
     (r"\frac{\sqrt{2}}{-2x}", r"\frac{-1}{\sqrt{2}x}"),
     (r"x^2+2x+1=0", r"(x+1)^2=0"),
@@ -73,12 +78,15 @@ _WARM_UP = (
 
 
 def _serve(control_fd: int, timeout: float, memory_mb: int) -> None:
-    """The fork server's life: import all that grading needs, then fork one worker for each request of its Grader.
+    """The fork server's life: import all that grading needs, then fork one worker for each request
+    of its Grader.
 
-    A request is a line with the process id of the worker to kill (0: none), and the new worker's end of a pipe.
-    """
+    A request is a line with the process id of the worker to kill (0: none), and the new worker's
+    end of a pipe."""
     control = socket.socket(fileno=control_fd)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, and inherited so, it would make `waitpid` fail
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # ignored, and inherited so, it would make `waitpid` fail
     for pair in _WARM_UP:
         equal(*pair, by_value=True)
     gc.freeze()  # a worker's garbage collection leaves the objects that all workers share alone
@@ -97,8 +105,11 @@ def _serve(control_fd: int, timeout: float, memory_mb: int) -> None:
             finally:
                 os._exit(1)
         os.close(pipes[0])
-        # Reap the one that was killed, and others that have died meanwhile. No process id that may be reused is kept.
-        workers = {pid for pid in workers if os.waitpid(pid, 0 if pid == ended else os.WNOHANG) == (0, 0)}
+        # Reap the one that was killed, and others that have died meanwhile. No process id that may
+        # be reused is kept.
+        workers = {
+            pid for pid in workers if os.waitpid(pid, 0 if pid == ended else os.WNOHANG) == (0, 0)
+        }
         workers.add(worker)
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
@@ -106,7 +117,8 @@ def _serve(control_fd: int, timeout: float, memory_mb: int) -> None:
 
 
 def _work(pipe: Connection, timeout: float, memory_mb: int) -> None:
-    """A worker's life: limit the memory, send the own process id, then answer each pair with one word."""
+    """A worker's life: limit the memory, send the own process id, then answer each pair with one
+    word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * resource.getpagesize()
@@ -116,8 +128,12 @@ def _work(pipe: Connection, timeout: float, memory_mb: int) -> None:
     pipe.send_bytes(str(os.getpid()).encode())
     reply = ""
     while reply != "kills":
-        pair = json.loads(pipe.recv_bytes())  # EOFError, which ends the worker, once the Grader is gone
-        signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 5)  # in case that the Grader and the server are both gone
+        pair = json.loads(
+            pipe.recv_bytes()
+        )  # EOFError, which ends the worker, once the Grader is gone
+        signal.setitimer(
+            signal.ITIMER_REAL, 2 * timeout + 5
+        )  # in case that the Grader and the server are both gone
         try:
             reply = "right" if equal(*pair, by_value=True) else "wrong"
         except BadGold:
@@ -139,20 +155,24 @@ class _Worker(NamedTuple):
 
 
 class Grader:
-    """Grades batches with `workers` processes, each pair in at most `timeout` seconds and `memory_mb` of memory.
+    """Grades batches with `workers` processes, each pair in at most `timeout` seconds and
+    `memory_mb` of memory.
 
-    A worker over a limit is killed and replaced; its pair counts as wrong and is counted in `stats`: pairs (distinct
-    ones of a batch), settled (without a worker), timeouts, kills, and unparsable (gold answers that can't be read).
+    A worker over a limit is killed and replaced; its pair counts as wrong and is counted in
+    `stats`: pairs (distinct ones of a batch), settled (without a worker), timeouts, kills, and
+    unparsable (gold answers that can't be read).
 
-    The workers are forks of one process per Grader, the fork server, in which everything is imported already: a
-    replacement takes milliseconds. The server starts by exec, never as a bare fork, since this process may hold CUDA
-    and threads. It has one thread, and a session of its own, so that Ctrl-C does not reach it. Each worker has a pipe
-    of its own: killing it leaves no lock held, as a pool's shared queue would. Only the server, their parent, kills
-    workers; when its Grader is gone, even by SIGKILL, it kills them all and ends. A worker or server that is killed
+    The workers are forks of one process per Grader, the fork server, in which everything is
+    imported already: a replacement takes milliseconds. The server starts by exec, never as a bare
+    fork, since this process may hold CUDA and threads. It has one thread, and a session of its own,
+    so that Ctrl-C does not reach it. Each worker has a pipe of its own: killing it leaves no lock
+    held, as a pool's shared queue would. Only the server, their parent, kills workers; when its
+    Grader is gone, even by SIGKILL, it kills them all and ends. A worker or server that is killed
     from outside is replaced, and the pairs at hand are tried again.
 
-    The forkserver of `multiprocessing` is not used: it imports the main module, and so torch, in every child; it is
-    one for the whole process, whoever else may use it; and its children are not deaf to Ctrl-C.
+    The forkserver of `multiprocessing` is not used: it imports the main module, and so torch, in
+    every child; it is one for the whole process, whoever else may use it; and its children are not
+    deaf to Ctrl-C.
 
     Raises:
         ValueError: fewer than one worker or 1 MB, or a `timeout` not above 0 or longer than a day.
@@ -160,9 +180,13 @@ class Grader:
 
     def __init__(self, workers: int = 2, timeout: float = 2.0, memory_mb: int = 1024) -> None:
         if workers < 1 or memory_mb < 1:
-            raise ValueError(f"a Grader needs at least 1 worker and 1 MB of memory, not {workers} and {memory_mb}")
+            raise ValueError(
+                f"a Grader needs at least 1 worker and 1 MB of memory, not {workers} and {memory_mb}"
+            )
         if not 0 < timeout <= 86400:  # NaN is refused too
-            raise ValueError(f"a Grader's timeout must be above 0 and at most 86400 seconds, not {timeout}")
+            raise ValueError(
+                f"a Grader's timeout must be above 0 and at most 86400 seconds, not {timeout}"
+            )
         self.workers, self.timeout, self.memory_mb = workers, timeout, memory_mb
         self.stats: Counter[str] = Counter()
 
@@ -188,13 +212,18 @@ class Grader:
         with theirs:
             settings = [str(theirs.fileno()), str(self.timeout), str(self.memory_mb)]
             process = subprocess.Popen(
-                [sys.executable, os.path.abspath(__file__), *settings], pass_fds=[theirs.fileno()],
-                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            )  # fmt: skip
+                [sys.executable, os.path.abspath(__file__), *settings],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
         return _Server(process, ours)
 
     def _end(self, server: _Server) -> str:
-        """Ends a server and its workers. Returns why it had failed; "" if it had not, or was killed."""
+        """Ends a server and its workers. Returns why it had failed; "" if it had not, or was
+        killed."""
         with suppress(OSError):  # it is dead already, or busy
             server.control.shutdown(socket.SHUT_WR)  # now it kills and reaps its workers, and exits
             server.control.settimeout(5)
@@ -247,9 +276,12 @@ class Grader:
         worker, replies, spent = self.idle.get(), [], 0.0
         try:
             worker = worker or self._start()
-            # A worker that dies may have been killed from outside: so that it loses no grade, the pair is tried again,
-            # twice at least, and until its tries have taken as long as a time-out.
-            while not replies or (replies[-1] == "died" and (len(replies) < 3 or spent < self.timeout)):
+            # A worker that dies may have been killed from outside: so that it loses no grade, the
+            # pair is tried again, twice at least, and until its tries have taken as long as a
+            # time-out.
+            while not replies or (
+                replies[-1] == "died" and (len(replies) < 3 or spent < self.timeout)
+            ):
                 start = time.monotonic()
                 try:
                     worker.pipe.send_bytes(json.dumps(pair).encode())
@@ -278,7 +310,9 @@ class Grader:
 
     def grade_batch(self, completions: list[str], answers: list[str]) -> list[float]:
         """1.0 for each completion whose answer is the gold answer beside it, else 0.0, in order."""
-        pairs = [(extract_answer(text), gold) for text, gold in zip(completions, answers, strict=True)]
+        pairs = [
+            (extract_answer(text), gold) for text, gold in zip(completions, answers, strict=True)
+        ]
         rewards: dict[tuple, float] = {}
         hard = []
         for pair in dict.fromkeys(pairs):
@@ -289,7 +323,9 @@ class Grader:
         self.stats.update(pairs=len(rewards) + len(hard), settled=len(rewards))
         for pair, replies in zip(hard, self.threads.map(self._ask, hard)):
             rewards[pair] = float(replies[-1] == "right")
-            self.stats.update({"died": "kills"}.get(r, r) for r in replies if r not in ("right", "wrong"))
+            self.stats.update(
+                {"died": "kills"}.get(r, r) for r in replies if r not in ("right", "wrong")
+            )
         return [rewards[pair] for pair in pairs]
 
 

@@ -10,10 +10,9 @@ from torch import Tensor
 class Tree:
     """One prompt's tree: nodes in topological order, node 0 is the prompt (no tokens of its own).
 
-    prompt_ids: list of token ids. parent, depth: LongTensor [nodes]. tokens[i], logprobs[i]: LongTensor and float
-    tensor [tokens of node i], the latter under the sampling policy. finished: BoolTensor [nodes], whether the node
-    ended by the stop token (which is its last token then).
-    """
+    prompt_ids: list of token ids. parent, depth: LongTensor [nodes]. tokens[i], logprobs[i]:
+    LongTensor and float tensor [tokens of node i], the latter under the sampling policy. finished:
+    BoolTensor [nodes], whether the node ended by the stop token (which is its last token then)."""
 
     prompt_ids: list[int]
     parent: Tensor
@@ -48,6 +47,7 @@ class Tree:
         return [t for node in self.path(i) for t in self.tokens[node].tolist()]
 
     def text_ids(self, i: int) -> list[int]:
-        """`completion_ids` without the stop token: an end of turn need not be special, and would be read as text."""
+        """`completion_ids` without the stop token: an end of turn need not be special, and would be
+        read as text."""
         ids = self.completion_ids(i)
         return ids[:-1] if self.finished[i] else ids

@@ -1,10 +1,10 @@
 """Prompts -> trees, by HF generate over a forked KV cache.
 
-A step is one `model.generate` call of at most `step_tokens` tokens. To branch, the cache rows of the unfinished nodes
-are copied once a child and handed back through `past_key_values`, so that nothing before the fork is computed again.
-Draws come from a stream keyed by (seed, path of child indices, position): a tree is a function of the weights, its
-prompt and its seed, and slices, neighbours and processes do not change it (up to rounding of the logits).
-"""
+A step is one `model.generate` call of at most `step_tokens` tokens. To branch, the cache rows of
+the unfinished nodes are copied once a child and handed back through `past_key_values`, so that
+nothing before the fork is computed again. Draws come from a stream keyed by (seed, path of child
+indices, position): a tree is a function of the weights, its prompt and its seed, and slices,
+neighbours and processes do not change it (up to rounding of the logits)."""
 
 import logging
 from collections import deque
@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList, StopStringCriteria
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from generate import (
@@ -38,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Node:
-    """A node while its tree grows. `row` is its row in the cache of the slice that sampled it (or prefilled it)."""
+    """A node while its tree grows. `row` is its row in the cache of the slice that sampled it (or
+    prefilled it)."""
 
     prompt: int  # index of the prompt: equal prompts stay apart
     path: tuple[int, ...]  # child indices from the root; the root's is ()
@@ -56,25 +63,46 @@ class TreeSampler:
     """Samples an N-ary tree of steps for each prompt (TreeRPO, section 3.1).
 
     Args:
-        model: a causal LM, bare or under PEFT, whose cache is made of plain or sliding-window attention layers.
-        tokenizer: gives stop tokens (besides those of the model's generation config) and decodes step delimiters.
-        branching: children of each unfinished node (N); or one width a depth, which then sets `depth`.
+        model: a causal LM, bare or under PEFT, whose cache is made of plain or sliding-window
+            attention layers.
+        tokenizer: gives stop tokens (besides those of the model's generation config) and decodes
+            step delimiters.
+        branching: children of each unfinished node (N); or one width a depth, which then sets
+            `depth`.
         depth: steps from the prompt to the longest leaves (D).
         step_tokens: most new tokens in a step.
-        temperature: 0 takes the most probable token. top_p, top_k: crop the distribution; 1 and 0 leave it whole.
-        max_rows: most rows in one generate call; with it the memory is bounded, however large the tree.
+        temperature: 0 takes the most probable token. top_p, top_k: crop the distribution; 1 and 0
+            leave it whole.
+        max_rows: most rows in one generate call; with it the memory is bounded, however large the
+            tree.
         step_delimiter: text that ends a step before `step_tokens`.
 
     Raises:
-        ValueError: a setting out of range, no stop token, or a model that can't generate or whose cache can't be
-            forked.
+        ValueError: a setting out of range, no stop token, or a model that can't generate or whose
+            cache can't be forked.
     """
 
-    def __init__(self, model, tokenizer, branching: int | list[int] = 8, depth: int = 3, step_tokens: int = 384,
-                 temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_rows: int = 256,
-                 step_delimiter: str | None = None):  # fmt: skip
-        self.widths = list(branching) if isinstance(branching, (list, tuple)) else [branching] * depth
-        least = {"branching": min(self.widths, default=0), "step_tokens": step_tokens, "max_rows": max_rows}
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        branching: int | list[int] = 8,
+        depth: int = 3,
+        step_tokens: int = 384,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_rows: int = 256,
+        step_delimiter: str | None = None,
+    ):
+        self.widths = (
+            list(branching) if isinstance(branching, (list, tuple)) else [branching] * depth
+        )
+        least = {
+            "branching": min(self.widths, default=0),
+            "step_tokens": step_tokens,
+            "max_rows": max_rows,
+        }
         if bad := [f"{name}={value}" for name, value in least.items() if value < 1]:
             raise ValueError(f"{bad[0]}: must be at least 1 (and depth too)")
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
@@ -89,22 +117,29 @@ class TreeSampler:
         self.delimiter = StopStringCriteria(tokenizer, [step_delimiter]) if step_delimiter else None
         for layer in self._new_cache().layers:
             if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-                raise ValueError(f"{model.config.model_type}: a cache of {type(layer).__name__} can't be forked")
+                raise ValueError(
+                    f"{model.config.model_type}: a cache of {type(layer).__name__} can't be forked"
+                )
         self.generation_config = GenerationConfig(
             max_new_tokens=step_tokens,
             do_sample=False,
             eos_token_id=self.stop_ids,
-            pad_token_id=self.stop_ids[0],  # any id will do: lengths come from the stop tokens, masks from lengths
+            pad_token_id=self.stop_ids[
+                0
+            ],  # any id will do: lengths come from the stop tokens, masks from lengths
             use_cache=True,
         )
 
     def check_prompts(self, prompts: list[list[int]]) -> None:
-        """Checks that the model can take these prompts and the longest trees that may grow from them.
+        """Checks that the model can take these prompts and the longest trees that may grow from
+        them.
 
-        Rotary frequencies that depend on the length of a sequence are settled for the longest path (`settle_rope`).
+        Rotary frequencies that depend on the length of a sequence are settled for the longest path
+        (`settle_rope`).
 
         Raises:
-            ValueError: a prompt without tokens, a token without an embedding, or more positions than the model has.
+            ValueError: a prompt without tokens, a token without an embedding, or more positions
+                than the model has.
         """
         if not all(map(len, prompts)):
             raise ValueError("a prompt holds no token: every prompt needs at least one token")
@@ -115,10 +150,14 @@ class TreeSampler:
             raise ValueError(f"a prompt holds {name}: tokenizer and model do not belong together")
         prompt, new = max(map(len, prompts), default=0), len(self.widths) * self.step_tokens
         limit = positions(self.causal)
-        if limit and not rotary(self.causal) and prompt + new - 1 > limit:  # the last token is not forwarded
+        if (
+            limit and not rotary(self.causal) and prompt + new - 1 > limit
+        ):  # the last token is not forwarded
             name = f"{self.causal.config.model_type} has positions for {limit} tokens"
             need = f"a prompt of {prompt} and {new} new ones need {prompt + new - 1}"
-            raise ValueError(f"{name}, but {need}; lower the number of new tokens, or leave out long prompts")
+            raise ValueError(
+                f"{name}, but {need}; lower the number of new tokens, or leave out long prompts"
+            )
         settle_rope(self.causal, prompt + new)
 
     def sample(self, prompts: list[list[int]], seeds: list[int]) -> list[Tree]:
@@ -127,20 +166,26 @@ class TreeSampler:
         Args:
             prompts: token ids, at least one each. seeds: one non-negative integer a prompt.
         """
-        return [tree for _, tree in sorted(self.stream(prompts, seeds))]  # by index, which no two share
+        return [
+            tree for _, tree in sorted(self.stream(prompts, seeds))
+        ]  # by index, which no two share
 
     @torch.no_grad()
     def stream(self, prompts: list[list[int]], seeds: list[int]) -> Iterator[tuple[int, Tree]]:
-        """Yields each tree with its prompt's index as soon as it is whole, so that others grow while it is graded."""
+        """Yields each tree with its prompt's index as soon as it is whole, so that others grow
+        while it is graded."""
         if len(prompts) != len(seeds):
             raise ValueError("sample needs one seed a prompt")
         self.check_prompts(prompts)
         training = self.model.training
         self.model.eval()  # dropout off; gradient checkpointing, which forbids a cache, too
         nodes: list[list[_Node]] = [[] for _ in prompts]
-        # Long prompts first: neighbours in a slice are then alike in length, and the largest slices come first.
+        # Long prompts first: neighbours in a slice are then alike in length, and the largest slices
+        # come first.
         waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
-        pools: list[list[_Node]] = [[] for _ in self.widths]  # unfinished nodes by depth, each with its cache row
+        pools: list[list[_Node]] = [
+            [] for _ in self.widths
+        ]  # unfinished nodes by depth, each with its cache row
         try:
             while waiting or any(pools):
                 depth = self._next_depth(pools, bool(waiting))
@@ -185,24 +230,32 @@ class TreeSampler:
     def _next_depth(self, pools: list[list[_Node]], waiting: bool) -> int:
         """The deepest pool that fills a slice; else the first that can feed the deeper ones.
 
-        Deep first, so that caches are let go early; and a slice below max_rows waits for rows of other prompts.
-        """
+        Deep first, so that caches are let go early; and a slice below max_rows waits for rows of
+        other prompts."""
         for depth in range(len(pools) - 1, -1, -1):
             if len(pools[depth]) * self.widths[depth] >= self.max_rows:
                 return depth
         return 0 if waiting else next(depth for depth, pool in enumerate(pools) if pool)
 
     def _new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)  # with the config, sliding-window layers keep their kind
+        return DynamicCache(
+            config=self.model.config
+        )  # with the config, sliding-window layers keep their kind
 
     def _prefill(self, indices: list[int], prompts: list[list[int]]) -> list[_Node]:
-        """Computes the prompts once, all but their last token, which the children's first forward pass takes."""
-        roots = [_Node(prompt=i, path=(), length=len(prompts[i]), last_id=prompts[i][-1]) for i in indices]
+        """Computes the prompts once, all but their last token, which the children's first forward
+        pass takes."""
+        roots = [
+            _Node(prompt=i, path=(), length=len(prompts[i]), last_id=prompts[i][-1])
+            for i in indices
+        ]
         width = max(node.length for node in roots) - 1
         cache = self._new_cache()
         if width:
             padded = [[0] * (width + 1 - node.length) + prompts[node.prompt][:-1] for node in roots]
-            input_ids = torch.tensor(padded, device=self.model.device)  # [prompts, width], padded on the left
+            input_ids = torch.tensor(
+                padded, device=self.model.device
+            )  # [prompts, width], padded on the left
             mask = _mask([node.length - 1 for node in roots], width, self.model.device)
             places = (mask.cumsum(-1) - 1).clamp(min=0)
             # A model's config may turn the cache off.
@@ -213,11 +266,12 @@ class TreeSampler:
         return roots
 
     def _fork(self, parents: list[_Node]) -> tuple[DynamicCache, Tensor]:
-        """A cache with one row an entry of `parents`, aligned on the right, and its mask [rows, width].
+        """A cache with one row an entry of `parents`, aligned on the right, and its mask [rows,
+        width].
 
-        A run of parents from one cache is one index_select a layer. Rows that ended early, at a delimiter, are moved
-        to the right so that the newest token of every row stands in the last column.
-        """
+        A run of parents from one cache is one index_select a layer. Rows that ended early, at a
+        delimiter, are moved to the right so that the newest token of every row stands in the last
+        column."""
         lengths = [node.length - 1 for node in parents]  # the last token is not in the cache yet
         width, device = max(lengths), self.model.device
         cache, runs = self._new_cache(), []
@@ -233,14 +287,17 @@ class TreeSampler:
                 rows = torch.tensor([node.row for node in run], device=device)
                 gaps = torch.tensor([node.gap for node in run], device=device)
                 for states, parts in ((source.keys, keys), (source.values, values)):
-                    parts.append(_align(states, rows, gaps if any(n.gap for n in run) else None, columns))
+                    parts.append(
+                        _align(states, rows, gaps if any(n.gap for n in run) else None, columns)
+                    )
             keys, values = (p[0] if len(p) == 1 else torch.cat(p) for p in (keys, values))
             if not layer.is_sliding:
                 cache.layers[index] = _RoomyLayer(keys, values, self.step_tokens)
             else:
                 layer.lazy_initialization(keys, values)
                 layer.keys, layer.values, layer.cumulative_length = keys, values, width
-                # Moving a row to the right needs the columns that the window would have dropped during the step.
+                # Moving a row to the right needs the columns that the window would have dropped
+                # during the step.
                 layer.record_past = self.delimiter is not None
         return cache, _mask([n + 1 for n in lengths], width + 1, device)
 
@@ -249,12 +306,16 @@ class TreeSampler:
         device = self.model.device
         cache, mask = self._fork([parent for parent, _ in children])
         paths = [parent.path + (k,) for parent, k in children]
-        uniforms = [_uniforms(seeds[p.prompt], path, self.step_tokens) for (p, _), path in zip(children, paths)]
+        uniforms = [
+            _uniforms(seeds[p.prompt], path, self.step_tokens)
+            for (p, _), path in zip(children, paths)
+        ]
         draw = _InverseCDF(torch.from_numpy(np.stack(uniforms, 1)).to(device), *self.warping)
         step_end = _StepEnd(self.delimiter) if self.delimiter else None
         with bare_generation_config(self.causal):
             sequences = self.model.generate(
-                # Only the last token: the rest is in the cache, and the mask tells generate how long that is.
+                # Only the last token: the rest is in the cache, and the mask tells generate how
+                # long that is.
                 input_ids=torch.tensor([[parent.last_id] for parent, _ in children], device=device),
                 attention_mask=mask,
                 past_key_values=cache,
@@ -268,22 +329,32 @@ class TreeSampler:
         lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])  # [rows]
         finished = stopped.gather(1, lengths[:, None] - 1).squeeze(1)
         logprobs = torch.stack(draw.logprobs, 1).float()  # [rows, new tokens]
-        new, logprobs, lengths, finished = new.cpu(), logprobs.cpu(), lengths.tolist(), finished.tolist()
+        new, logprobs, lengths, finished = (
+            new.cpu(),
+            logprobs.cpu(),
+            lengths.tolist(),
+            finished.tolist(),
+        )
         grown = []
         for row, (parent, _) in enumerate(children):
             n = lengths[row]
-            node = _Node(parent.prompt, paths[row], parent.length + n, int(new[row, n - 1]), new[row, :n])
+            node = _Node(
+                parent.prompt, paths[row], parent.length + n, int(new[row, n - 1]), new[row, :n]
+            )
             node.logprobs, node.finished, node.cache = logprobs[row, :n], finished[row], cache
             node.row, node.gap = row, new.shape[1] - n
             grown.append(node)
         limit = positions(self.causal)
         if limit and max(node.length for node in grown) > limit:  # rotary positions have no end
-            _warn_once(f"some paths are longer than the {limit} positions that the model was made for")
+            _warn_once(
+                f"some paths are longer than the {limit} positions that the model was made for"
+            )
         return grown
 
 
 def _assemble(prompt_ids: list[int], members: list[_Node]) -> Tree:
-    """The finished tree. Sorted by path a parent stands before its children, however the slices were cut."""
+    """The finished tree. Sorted by path a parent stands before its children, however the slices
+    were cut."""
     members.sort(key=lambda node: node.path)
     index = {node.path: i for i, node in enumerate(members)}
     parent = [index[node.path[:-1]] if node.path else -1 for node in members]

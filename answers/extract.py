@@ -24,7 +24,9 @@ _NAME_IS = (  # x =, x_1 =, \\alpha =, f(2) =, \\bar{x} =
     r"|[A-Z][a-z]{1,6})(?:\s*\{\\?\w{1,8}\})?)"
     r"(?:_(?:\{(?:[^{}]|\{[^{}]{1,20}\}){1,20}\}|[\w+-])|\^?'|\(\w{1,3}\))*\s*="
 )
-_GLUE = re.compile(rf"{_NAME_IS}|\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\\?[\W_]")
+_GLUE = re.compile(
+    rf"{_NAME_IS}|\\(?:text|q?quad|mbox|mathrm)(?![a-zA-Z])|\b(?:and|also|both|either)\b|\\?[\W_]"
+)
 _SAID = re.compile(
     r"(?i)####(?P<hash>)|\banswers?(?:\s+to\s[^.\n]{1,80}?)?[\s*]*(?:\b(?:is|are|(?:would|must|should|will) be"
     r"|equals)\b|:|=)"
@@ -47,7 +49,9 @@ _LEAD = re.compile(  # the answer is therefore 5
     r"(?i)^(?:(?:therefore|thus|then|hence|simply|clearly|indeed|just|exactly|of course|obviously|now|so)\b,?\s*|"
     r"the (?:number|value|integer|fraction)\s+(?=[-\d$\\]))+"
 )
-_ALSO = re.compile(r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)")  # \boxed{5} or 6
+_ALSO = re.compile(
+    r"[\s$]*[,(]?\s*or (?:maybe |possibly |perhaps )?\$?(-?\d[\d./]*)"
+)  # \boxed{5} or 6
 _MATH_SPAN = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
 _REMARK = re.compile(
     r"(?:\.(?=\s+[A-Z$\\]|[A-Z][a-z]|\s*$)|[,;]?\s+\(?(?:or so|or thereabouts|see|because|since|which|so|as|not|I"
@@ -56,7 +60,8 @@ _REMARK = re.compile(
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
-    """The innermost boxes as (start, end, content), and whether the last one is never closed. One pass: linear time."""
+    """The innermost boxes as (start, end, content), and whether the last one is never closed. One
+    pass: linear time."""
     boxes, stack, last_open = [], [], -1
     for token in _BOX.finditer(text) if "\\boxed" in text or "\\fbox" in text else ():
         if token[1] or token[0] == "{":
@@ -65,21 +70,28 @@ def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
         elif token[0] == "}":
             if stack and (opened := stack.pop()) and not (boxes and boxes[-1][0] > opened[0]):
                 boxes.append((opened[0], token.end(), text[opened[1] : token.start()]))
-        elif token[0].lstrip("\\")[:4] in ("boxe", "fbox") and (bare := _BARE_BOX.match(text, token.end())):
+        elif token[0].lstrip("\\")[:4] in ("boxe", "fbox") and (
+            bare := _BARE_BOX.match(text, token.end())
+        ):
             boxes.append((token.start(), bare.end(), bare[0].rstrip(".,;")))
     return boxes, last_open > (boxes[-1][0] if boxes else -1)
 
 
 def _offered_together(between: str) -> bool:
-    """Whether two boxes with this text between them are alternatives, and not a box and its correction."""
+    """Whether two boxes with this text between them are alternatives, and not a box and its
+    correction."""
     if len(between) > 100 or _AMEND.search(between):
         return False
     return bool(_OFFER.search(between)) or not _GLUE.sub("", between)
 
 
 def _named_contents(text: str, boxes: list[tuple[int, int, str]]) -> list[str]:
-    r"""The boxes' contents; with their names where each has one of its own: x = \boxed{1}, y = \boxed{2}."""
-    names = [re.search(r"(?<![a-zA-Z\\])([a-zA-Z])\s*=[\s$]*$", text[max(0, box[0] - 20) : box[0]]) for box in boxes]
+    r"""The boxes' contents; with their names where each has one of its own: x = \boxed{1}, y =
+    \boxed{2}."""
+    names = [
+        re.search(r"(?<![a-zA-Z\\])([a-zA-Z])\s*=[\s$]*$", text[max(0, box[0] - 20) : box[0]])
+        for box in boxes
+    ]
     contents = [box[2].strip() for box in boxes]
     if len(boxes) < 2 or not all(names) or len({name[1] for name in names}) < len(names):
         return contents
@@ -108,13 +120,22 @@ def extract_answer(completion: str) -> str | None:
         if also := _ALSO.match(text, group[0][1]):
             contents.append(also[1])
         distinct = dict.fromkeys(contents)  # the same box twice is one answer
-        choices = all(len(content) < 20 and re.fullmatch(r"\W*(?:text\{)?\W*[A-J]\W*", content) for content in distinct)
-        offered = any(_OFFER.search(text[one[1] : other[0]]) for other, one in zip(group, group[1:]))
+        choices = all(
+            len(content) < 20 and re.fullmatch(r"\W*(?:text\{)?\W*[A-J]\W*", content)
+            for content in distinct
+        )
+        offered = any(
+            _OFFER.search(text[one[1] : other[0]]) for other, one in zip(group, group[1:])
+        )
         join = ", " if choices and not offered and not also else r" \text{ or } "
         return join.join(distinct) if all(map(clean, distinct)) else None
     said = [m for m in _SAID.finditer(text) if m["no"] is None][-20:]
     answers = [_stated(text, match) for match in said]
-    sure = [answer for answer in answers if answer and (_LIKE_AN_ANSWER.search(answer) or not _VAGUE.match(answer))]
+    sure = [
+        answer
+        for answer in answers
+        if answer and (_LIKE_AN_ANSWER.search(answer) or not _VAGUE.match(answer))
+    ]
     return (sure or answers or [None])[-1]
 
 

@@ -1,9 +1,9 @@
 r"""Units and nouns at the end of an answer: "5 \text{ m/s}", "12 km h^{-1}", "240 ways".
 
-A unit is read with a table of real units, so that "4 ninths" or "3 factorial" is never "4" or "3" with a unit. Units
-are compared by what they measure and by their size (m s^{-1} is m/s, and mL is cm^3); values are never converted.
-A plain noun in the plural ("apples") is dropped like a unit; a word that may change the value is not.
-"""
+A unit is read with a table of real units, so that "4 ninths" or "3 factorial" is never "4" or "3"
+with a unit. Units are compared by what they measure and by their size (m s^{-1} is m/s, and mL is
+cm^3); values are never converted. A plain noun in the plural ("apples") is dropped like a unit; a
+word that may change the value is not."""
 
 import re
 from fractions import Fraction
@@ -111,12 +111,42 @@ franc CHF | 1 | franc
 GBP | 1 | pound
 unit units | 1 | unit
 """
-_PREFIXES = {"k": 3, "M": 6, "G": 9, "T": 12, "h": 2, "d": -1, "c": -2, "m": -3, "μ": -6, "µ": -6, "\\mu": -6, "u": -6,
-             "n": -9, "p": -12, "f": -15}  # fmt: skip
-_PREFIX_WORDS = {"kilo": 3, "mega": 6, "giga": 9, "tera": 12, "hecto": 2, "deci": -1, "centi": -2, "milli": -3,
-                 "micro": -6, "nano": -9, "pico": -12, "femto": -15}  # fmt: skip
-# Without \text, two letters may be two variables: only these are units, and words of three letters and more.
-_BARE = _words("cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm")
+_PREFIXES = {
+    "k": 3,
+    "M": 6,
+    "G": 9,
+    "T": 12,
+    "h": 2,
+    "d": -1,
+    "c": -2,
+    "m": -3,
+    "μ": -6,
+    "µ": -6,
+    "\\mu": -6,
+    "u": -6,
+    "n": -9,
+    "p": -12,
+    "f": -15,
+}
+_PREFIX_WORDS = {
+    "kilo": 3,
+    "mega": 6,
+    "giga": 9,
+    "tera": 12,
+    "hecto": 2,
+    "deci": -1,
+    "centi": -2,
+    "milli": -3,
+    "micro": -6,
+    "nano": -9,
+    "pico": -12,
+    "femto": -15,
+}
+# Without \text, two letters may be two variables: only these are units, and words of three letters
+# and more.
+_BARE = _words(
+    "cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm"
+)
 
 _Size = tuple[Fraction, tuple[tuple[str, int], ...]]
 
@@ -126,7 +156,9 @@ def _read_table() -> tuple[dict[str, _Size], dict[str, _Size]]:
     symbols, words = {}, {}
     for line in _TABLE.strip().splitlines():
         spellings, size, measure = (part.strip() for part in line.split("|"))
-        dimensions = tuple(sorted((m[1], int(m[2] or 1)) for m in re.finditer(r"([a-zA-Z]+)(-?\d)?", measure)))
+        dimensions = tuple(
+            sorted((m[1], int(m[2] or 1)) for m in re.finditer(r"([a-zA-Z]+)(-?\d)?", measure))
+        )
         names, slash, long_names = spellings.partition("/")
         value = Fraction(size)
         for name in names.split() + long_names.split():
@@ -136,11 +168,29 @@ def _read_table() -> tuple[dict[str, _Size], dict[str, _Size]]:
         if slash:
             for prefix, exponent in _PREFIXES.items():
                 for name in names.split():
-                    symbols.setdefault(prefix + name, (value * Fraction(10) ** exponent, dimensions))
+                    symbols.setdefault(
+                        prefix + name, (value * Fraction(10) ** exponent, dimensions)
+                    )
             for prefix, exponent in _PREFIX_WORDS.items():
                 for name in long_names.split():
                     words[prefix + name] = value * Fraction(10) ** exponent, dimensions
-    for name in ("cm", "mm", "km", "kg", "ml", "ft", "in", "lb", "mi", "hr", "oz", "yd", "mph", "min", "sec"):
+    for name in (
+        "cm",
+        "mm",
+        "km",
+        "kg",
+        "ml",
+        "ft",
+        "in",
+        "lb",
+        "mi",
+        "hr",
+        "oz",
+        "yd",
+        "mph",
+        "min",
+        "sec",
+    ):
         for spelling in (name.upper(), name.capitalize()):  # KM, Kg: no unit of their own
             symbols.setdefault(spelling, symbols[name])
     return symbols, words
@@ -173,7 +223,9 @@ def flat(text: str) -> str:
     return " ".join(re.sub(r"[~{}]|\\[,;:! ]", " ", text).split())
 
 
-_TOKEN = re.compile(r"\\[A-Za-z]+(?:_[CF])?|\^ ?-?\d+|[A-Za-zΩμµÅ°€£¥₹¢₽]+(?:-years?)?|\\\$|-?\d|[*/()]|\S")
+_TOKEN = re.compile(
+    r"\\[A-Za-z]+(?:_[CF])?|\^ ?-?\d+|[A-Za-zΩμµÅ°€£¥₹¢₽]+(?:-years?)?|\\\$|-?\d|[*/()]|\S"
+)
 
 
 def read_unit(text: str) -> str | None:
@@ -188,8 +240,14 @@ def read_unit(text: str) -> str | None:
     if len(text) > 80:
         return None
     text = re.sub(rf" (?:{'|'.join(_ADJECTIVES_AFTER)})$", "", text)  # 5 years old
-    text = re.sub(r"\b([ap])\. ?m\b\.?", r"\1m", text.lower() if re.fullmatch(r"[AaPp]\.? ?[Mm]\.?", text) else text)
-    text = re.sub(r"(?<=[a-zA-Z])\.(?=[a-zA-Z])", " * ", re.sub(r"(?<=[a-zA-Z])\.(?![a-zA-Z])", "", text))
+    text = re.sub(
+        r"\b([ap])\. ?m\b\.?",
+        r"\1m",
+        text.lower() if re.fullmatch(r"[AaPp]\.? ?[Mm]\.?", text) else text,
+    )
+    text = re.sub(
+        r"(?<=[a-zA-Z])\.(?=[a-zA-Z])", " * ", re.sub(r"(?<=[a-zA-Z])\.(?![a-zA-Z])", "", text)
+    )
     text = re.sub(r"(?i)\bdeg(?:rees?)? (?=celsius|fahrenheit|centigrade)", "", text)
     text = re.sub(r"(?i)\bdeg(?:rees?)? (?=[CF]$)", "°", text)
     text = re.sub(r"(?i)\b(?:fluid|fl) (?:ounces?|oz)", "floz", text)
@@ -197,8 +255,14 @@ def read_unit(text: str) -> str | None:
     text = re.sub(r"\b(?:U\.?S\.? |US )(?=dollars?\b)", "", text)
     text = re.sub(r"\\mu ?(?=[a-zA-Z])", "μ", text).replace("\\Omega", "Ω")
     text = re.sub(r"(?<![a-zA-Z])([kMGmμ]) (?=Ω)", r"\1", text)
-    text = re.sub(r"(?i)\b(?:sq|square) ([a-z]+)", r"\1 ^2", re.sub(r"(?i)\b(?:cu|cubic) ([a-z]+)", r"\1 ^3", text))
-    text = re.sub(r"(?i)(?<=[a-z]) squared\b", " ^2", re.sub(r"(?i)(?<=[a-z]) cubed\b", " ^3", text))
+    text = re.sub(
+        r"(?i)\b(?:sq|square) ([a-z]+)",
+        r"\1 ^2",
+        re.sub(r"(?i)\b(?:cu|cubic) ([a-z]+)", r"\1 ^3", text),
+    )
+    text = re.sub(
+        r"(?i)(?<=[a-z]) squared\b", " ^2", re.sub(r"(?i)(?<=[a-z]) cubed\b", " ^3", text)
+    )
     size, powers = Fraction(1), {}
     sign, group, last, factors = 1, [1], None, 0
     for token in _TOKEN.findall(text.strip()):
@@ -231,23 +295,32 @@ def read_unit(text: str) -> str | None:
             return None
     if not factors or len(group) > 1 or sign < 0:
         return None
-    return f"{size} " + " ".join(f"{name}^{power}" for name, power in sorted(powers.items()) if power)
+    return f"{size} " + " ".join(
+        f"{name}^{power}" for name, power in sorted(powers.items()) if power
+    )
 
 
 def is_bare_unit(text: str, single_letters: bool) -> bool:
-    r"""Whether letters without \text, which may be variables, are meant as a unit: "cm", "m/s", "square feet".
+    r"""Whether letters without \text, which may be variables, are meant as a unit: "cm", "m/s",
+    "square feet".
 
-    A single letter counts only in a quotient (m/s), or where the caller knows that it is no variable."""
+    A single letter counts only in a quotient (m/s), or where the caller knows that it is no
+    variable."""
     words = re.findall(r"[A-Za-z]+", re.sub(r"[kMGmμ]? ?\\Omega|\\[a-zA-Z]+", "", text))
     known = [word in _BARE or (len(word) > 2 and _lookup(word) is not None) for word in words]
     filler = {"per", "square", "sq", "cubic", "cu", "squared", "cubed", "fl", "fluid", "a"}
     rest = [word for word, good in zip(words, known) if not good and word.lower() not in filler]
-    return not rest or ((single_letters or "/" in text or "^-" in text) and all(len(word) == 1 for word in rest))
+    return not rest or (
+        (single_letters or "/" in text or "^-" in text) and all(len(word) == 1 for word in rest)
+    )
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Whether two names of units or nouns agree: a plain degree may be Celsius; "red balls" are balls."""
-    if one == other or ("1 degree^1" in (one, other) and re.match("1 (?:celsius|fahrenheit|degree)", one + other)):
+    """Whether two names of units or nouns agree: a plain degree may be Celsius; "red balls" are
+    balls."""
+    if one == other or (
+        "1 degree^1" in (one, other) and re.match("1 (?:celsius|fahrenheit|degree)", one + other)
+    ):
         return one == other or {one, other} <= {"1 degree^1", "1 celsius^1", "1 fahrenheit^1"}
     if one[:1].isdigit() or other[:1].isdigit():
         return False
@@ -284,7 +357,18 @@ _ORDINAL = re.compile(
     r"(?:twen|thir|for|fif|six|seven|eigh|nine)tie|four|hundred|thousand|(?:m|b|tr)illion)ths?|\w+fold"
 )
 # Before a plain noun these are harmless: "3 positive integers".
-_ADJECTIVES = {"positive", "negative", "complex", "imaginary", "odd", "square", "infinite", "equal", "more", "other"}
+_ADJECTIVES = {
+    "positive",
+    "negative",
+    "complex",
+    "imaginary",
+    "odd",
+    "square",
+    "infinite",
+    "equal",
+    "more",
+    "other",
+}
 _PLURALS = _words("""
 aircraft alumni axes bacteria bread cattle children criteria data deer dice feet fish foci formulae fruit furniture
 geese hair homework indices loci matrices men mice money oxen people phenomena police radii rice salmon series sheep
@@ -299,7 +383,8 @@ _SMALL_WORDS = _words(
 
 
 def read_noun(text: str, value: Fraction | None) -> str | None:
-    r"""The words of a plain noun phrase after a number, in the singular, or None where a word may change the value.
+    r"""The words of a plain noun phrase after a number, in the singular, or None where a word may
+    change the value.
 
     >>> read_noun("red balls", Fraction(4)), read_noun("ways to sit", Fraction(4)), read_noun("ninths", Fraction(4))
     ('ball red', 'way', None)
@@ -314,7 +399,10 @@ def read_noun(text: str, value: Fraction | None) -> str | None:
     if (
         not words
         or words[-1] in _SMALL_WORDS
-        or any(word in _CHANGES_VALUE or _ORDINAL.fullmatch(word) or (len(word) == 1 and word != "a") for word in words)
+        or any(
+            word in _CHANGES_VALUE or _ORDINAL.fullmatch(word) or (len(word) == 1 and word != "a")
+            for word in words
+        )
     ):
         return None
     if words[0] == "of" and value is not None and abs(value) < 1:
@@ -324,7 +412,9 @@ def read_noun(text: str, value: Fraction | None) -> str | None:
     if not head:
         return None
     last = head[-1]
-    plural = last in _PLURALS or (len(last) > 3 and last.endswith("s") and not re.search(r"(?:ss|us|is)$", last))
+    plural = last in _PLURALS or (
+        len(last) > 3 and last.endswith("s") and not re.search(r"(?:ss|us|is)$", last)
+    )
     one_or_less = value is not None and abs(value) <= 1
     if not plural and not (one_or_less and len(last) > 2):
         return None

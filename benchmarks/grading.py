@@ -1,16 +1,16 @@
-"""Pairs a second: Grader with one and two workers against math-verify in a plain loop, on answers to real problems.
+"""Pairs a second: Grader with one and two workers against math-verify in a plain loop, on answers
+to real problems.
 
     python benchmarks/grading.py DIR          # DIR holds math500.jsonl and train_math.jsonl
     python benchmarks/grading.py --hostile    # a batch of 140 hostile completions, of which 28 hang
 
-Each rival runs in a fresh process, since math-verify remembers what it parsed. Half of the answers are right. With
---prompts 16 the pairs are those of an ordinary batch: as many problems, each with as many completions, of which the
-wrong ones give the answers to other problems.
+Each rival runs in a fresh process, since math-verify remembers what it parsed. Half of the answers
+are right. With --prompts 16 the pairs are those of an ordinary batch: as many problems, each with
+as many completions, of which the wrong ones give the answers to other problems.
 
-The hostile batch has two workers and a limit of 1 s, so that 14 s are spent waiting for those that hang. Reported are
-the seconds from the start of the Grader to the last grade, and what a hanging pair costs beyond its limit: to kill the
-worker and have another.
-"""
+The hostile batch has two workers and a limit of 1 s, so that 14 s are spent waiting for those that
+hang. Reported are the seconds from the start of the Grader to the last grade, and what a hanging
+pair costs beyond its limit: to kill the worker and have another."""
 
 import argparse
 import json
@@ -23,11 +23,15 @@ from pathlib import Path
 
 from common import RESULTS, ROOT, report
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("data_dir", type=Path, nargs="?")
 parser.add_argument("--hostile", action="store_true", help="the hostile batch; needs no data")
 parser.add_argument("--pairs", type=int, default=2048, help="at most; the hostile batch has 140")
-parser.add_argument("--prompts", type=int, default=0, help="problems that the pairs are spread over; 0: one each")
+parser.add_argument(
+    "--prompts", type=int, default=0, help="problems that the pairs are spread over; 0: one each"
+)
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--rival", help="for the processes that this script starts")
 parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
@@ -38,25 +42,68 @@ if bool(args.data_dir) == args.hostile:
 # Each would run for more than 10 s.
 HANGING = [
     # towers of powers
-    "9^{9^{9^{9}}}", "2^{3^{10^{10}}}", "10^{10^{10}}+1", r"\frac{1}{9^{9^{9}}}", "e^{e^{e^{79}}}",
-    r"\sin(10^{10^{8}})", "2^{2^{40}}-2^{2^{39}}",
+    "9^{9^{9^{9}}}",
+    "2^{3^{10^{10}}}",
+    "10^{10^{10}}+1",
+    r"\frac{1}{9^{9^{9}}}",
+    "e^{e^{e^{79}}}",
+    r"\sin(10^{10^{8}})",
+    "2^{2^{40}}-2^{2^{39}}",
     # factorials
-    "(10^{9})!", "(9^{9})!", "((8!)!)!", r"\frac{(10^8)!}{(10^8-1)!}", r"\binom{10^9}{5\cdot 10^8}", r"\sqrt{(10^8)!}",
+    "(10^{9})!",
+    "(9^{9})!",
+    "((8!)!)!",
+    r"\frac{(10^8)!}{(10^8-1)!}",
+    r"\binom{10^9}{5\cdot 10^8}",
+    r"\sqrt{(10^8)!}",
     "x" + "!" * 100,
     # expansions
-    "(x+y+z)^{400}", "(1+x+x^2+x^3)^{900}", "(x+1)^{3000}(x-1)^{3000}", "((x+1)^{90}+1)^{90}", "(a+b+c+d+f+g)^{40}",
-    r"\prod_{n=1}^{3000}(x+n)", r"\sum_{n=1}^{10^{12}} \sin(n^n)",
+    "(x+y+z)^{400}",
+    "(1+x+x^2+x^3)^{900}",
+    "(x+1)^{3000}(x-1)^{3000}",
+    "((x+1)^{90}+1)^{90}",
+    "(a+b+c+d+f+g)^{40}",
+    r"\prod_{n=1}^{3000}(x+n)",
+    r"\sum_{n=1}^{10^{12}} \sin(n^n)",
     # nesting
-    "(" * 60 + "x" + ")" * 60, r"\cos(" * 40 + "x" + ")" * 40, "x_{" * 40 + "1" + "}" * 40, "(x" * 30 + ")!" * 30,
-    "(x+" * 40 + "1" + ")^3" * 40, r"\ln(1+" * 30 + "x" + ")" * 30, r"\frac{x}{1+" * 18 + "x" + "}" * 18,
-]  # fmt: skip
+    "(" * 60 + "x" + ")" * 60,
+    r"\cos(" * 40 + "x" + ")" * 40,
+    "x_{" * 40 + "1" + "}" * 40,
+    "(x" * 30 + ")!" * 30,
+    "(x+" * 40 + "1" + ")^3" * 40,
+    r"\ln(1+" * 30 + "x" + ")" * 30,
+    r"\frac{x}{1+" * 18 + "x" + "}" * 18,
+]
 CHEAP = [
-    "3!!!!!", "3^{3}^{3}^{3}", "1.5^{1000000}", "0.1^{9999999}", "2^{100000}", "20000!", "x^{99999999}",
-    "2^{x^{2^{x}}}", "9" * 99 + "^{2}", r"\sin(10^{100})", r"\frac{1}{0}", "0^{-1}", r"\log_{0} 5", r"\sin^{-1}(2)",
-    r"\lim_{x\to 0} \frac{\sin x}{x}", r"\int\int\int x", r"\frac{\frac{\frac{1}{2}}{3}}{x}", r"\undefined{x}+1",
-    "1" + "+1" * 70, "x" + "+x" * 60, "9" * 290 + ".5x", "x+", "+*/", "x^", r"\sqrt", "((x)",
-    "__import__('os')+1", r"\text{rm} -rf",
-]  # fmt: skip
+    "3!!!!!",
+    "3^{3}^{3}^{3}",
+    "1.5^{1000000}",
+    "0.1^{9999999}",
+    "2^{100000}",
+    "20000!",
+    "x^{99999999}",
+    "2^{x^{2^{x}}}",
+    "9" * 99 + "^{2}",
+    r"\sin(10^{100})",
+    r"\frac{1}{0}",
+    "0^{-1}",
+    r"\log_{0} 5",
+    r"\sin^{-1}(2)",
+    r"\lim_{x\to 0} \frac{\sin x}{x}",
+    r"\int\int\int x",
+    r"\frac{\frac{\frac{1}{2}}{3}}{x}",
+    r"\undefined{x}+1",
+    "1" + "+1" * 70,
+    "x" + "+x" * 60,
+    "9" * 290 + ".5x",
+    "x+",
+    "+*/",
+    "x^",
+    r"\sqrt",
+    "((x)",
+    "__import__('os')+1",
+    r"\text{rm} -rf",
+]
 GOLDS = [r"\frac{\pi}{7}", r"3\sqrt{2}", "x^2+1", r"\frac{x}{y}"]
 
 
@@ -83,8 +130,12 @@ def hostile(rounds: int, most: int) -> None:
             start = time.perf_counter()
             grader.grade_batch([rf"\boxed{{{text}}}"], GOLDS[:1])
             beyond.append(time.perf_counter() - start - grader.timeout)
-    print(f"{len(pairs)} pairs, of which {len(hanging)} hang; time-outs: {[count['timeouts'] for count in counts]}")
-    print(f"beyond the limit of a pair: median {statistics.median(beyond):.3f} s, longest {max(beyond):.3f} s")
+    print(
+        f"{len(pairs)} pairs, of which {len(hanging)} hang; time-outs: {[count['timeouts'] for count in counts]}"
+    )
+    print(
+        f"beyond the limit of a pair: median {statistics.median(beyond):.3f} s, longest {max(beyond):.3f} s"
+    )
     more = {"hanging": len(hanging), "counts": counts, "seconds beyond the limit of a pair": beyond}
     report("grading", args, {"2 workers": seconds}, "2 workers", more)
 
@@ -102,7 +153,10 @@ golds = [
 rng = random.Random(0)
 problems = args.prompts or args.pairs
 picked = rng.choices(golds, k=problems) * (args.pairs // problems)
-texts = [f"So the answer is $\\boxed{{{gold if rng.random() < 0.5 else rng.choice(golds)}}}$." for gold in picked]
+texts = [
+    f"So the answer is $\\boxed{{{gold if rng.random() < 0.5 else rng.choice(golds)}}}$."
+    for gold in picked
+]
 if args.rival == "math-verify":
     from math_verify import parse, verify
 
@@ -114,7 +168,9 @@ elif args.rival:
     from reward import Grader
 
     with Grader(workers=int(args.rival)) as grader:
-        grader.grade_batch([r"\boxed{\sqrt{8}}", r"\boxed{\sqrt{18}}"], [r"2\sqrt{2}", r"3\sqrt{2}"])  # workers are up
+        grader.grade_batch(
+            [r"\boxed{\sqrt{8}}", r"\boxed{\sqrt{18}}"], [r"2\sqrt{2}", r"3\sqrt{2}"]
+        )  # workers are up
         start = time.perf_counter()
         grader.grade_batch(texts, picked)
         print(time.perf_counter() - start)
@@ -122,8 +178,16 @@ else:
     seconds: dict[str, list[float]] = {}
     for _ in range(args.repeats):
         for name, rival in (("2 workers", "2"), ("1 worker", "1"), ("math-verify", "math-verify")):
-            command = [sys.executable, ROOT / "benchmarks" / "grading.py", args.data_dir, "--rival", rival]
+            command = [
+                sys.executable,
+                ROOT / "benchmarks" / "grading.py",
+                args.data_dir,
+                "--rival",
+                rival,
+            ]
             sizes = ["--pairs", str(args.pairs), "--prompts", str(args.prompts)]
-            done = subprocess.run([*command, *sizes], capture_output=True, encoding="utf-8", check=True)
+            done = subprocess.run(
+                [*command, *sizes], capture_output=True, encoding="utf-8", check=True
+            )
             seconds.setdefault(name, []).append(float(done.stdout))
     report("grading", args, seconds, "2 workers")

@@ -1,4 +1,5 @@
-"""The built-in task's sparse side: training problems that the tiny base solves less than once in twenty.
+"""The built-in task's sparse side: training problems that the tiny base solves less than once in
+twenty.
 
     python benchmarks/hard_problems.py      # rewrites data/arithmetic_hard.jsonl, some minutes on 2 cores
 
@@ -18,7 +19,11 @@ from train_treerpo import sample_and_grade
 from tree_sampler import TreeSampler
 
 args = arguments(
-    __doc__, samples=40, most_right=1, problems=1600, output_file=str(ROOT / "data" / "arithmetic_hard.jsonl")
+    __doc__,
+    samples=40,
+    most_right=1,
+    problems=1600,
+    output_file=str(ROOT / "data" / "arithmetic_hard.jsonl"),
 )
 tokenizer, model = load(args.model)
 sampler = TreeSampler(model, tokenizer, args.samples, 1, 72, max_rows=640)
@@ -28,11 +33,17 @@ with Grader() as grader:
     for start in trange(0, len(problems), 200, desc="sample"):
         rows = problems[start : start + 200]
         _, rewards = sample_and_grade(
-            sampler, [encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in rows],
-            list(range(start, start + len(rows))), [row["answer"] for row in rows], grader,
-            lambda ids: completion_text(tokenizer, ids), {},
-        )  # fmt: skip
+            sampler,
+            [encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in rows],
+            list(range(start, start + len(rows))),
+            [row["answer"] for row in rows],
+            grader,
+            lambda ids: completion_text(tokenizer, ids),
+            {},
+        )
         right += [values.nansum().item() for values in rewards]
 kept = [row for row, count in zip(problems, right) if count <= args.most_right]
-print(f"{len(kept)} of {len(problems)} kept; pass@1 of all {sum(right) / len(problems) / args.samples:.3f}")
+print(
+    f"{len(kept)} of {len(problems)} kept; pass@1 of all {sum(right) / len(problems) / args.samples:.3f}"
+)
 Path(args.output_file).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

@@ -2,10 +2,10 @@
 
     python benchmarks/sampling.py --model 350m --repeats 3
 
-flat: `generate` with num_return_sequences, as many completions as leaves, as long as the longest path. reprefill: the
-same tree, every branch prefilled from the start. continuous: transformers' own continuous batching of the flat
-completions. floor: bare forward passes of the tree's rows and tokens over a forked cache, no sampling, no bookkeeping.
-"""
+flat: `generate` with num_return_sequences, as many completions as leaves, as long as the longest
+path. reprefill: the same tree, every branch prefilled from the start. continuous: transformers' own
+continuous batching of the flat completions. floor: bare forward passes of the tree's rows and
+tokens over a forked cache, no sampling, no bookkeeping."""
 
 import sys
 
@@ -15,24 +15,36 @@ from transformers import DynamicCache, GenerationConfig
 
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, prompts=4, skip="", profile=True)
+args = arguments(
+    __doc__, branching=4, depth=3, step_tokens=32, prompt=64, prompts=4, skip="", profile=True
+)
 skip = args.skip.split(",")
 tokenizer, model = load(args.model)
 generator = torch.Generator().manual_seed(0)
-ids = torch.randint(5, model.config.vocab_size, (args.prompts, args.prompt), generator=generator).to(device())
+ids = torch.randint(
+    5, model.config.vocab_size, (args.prompts, args.prompt), generator=generator
+).to(device())
 prompts = ids.tolist()
 leaves, longest = args.branching**args.depth, args.depth * args.step_tokens
 # No end token anywhere: every rival samples exactly as many tokens as its shape has.
-sampler = TreeSampler(model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=args.prompts * leaves)
+sampler = TreeSampler(
+    model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=args.prompts * leaves
+)
 sampler.stop_ids, sampler.generation_config.eos_token_id = [-1], None
 model.generation_config.eos_token_id = None  # it would fill what is unset in others
 
 
 def settings(new: int, copies: int) -> GenerationConfig:
     return GenerationConfig(
-        max_new_tokens=new, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, num_return_sequences=copies,
-        eos_token_id=None, pad_token_id=1,
-    )  # fmt: skip
+        max_new_tokens=new,
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        temperature=1.0,
+        num_return_sequences=copies,
+        eos_token_id=None,
+        pad_token_id=1,
+    )
 
 
 def tree() -> None:
@@ -42,7 +54,9 @@ def tree() -> None:
 
 @torch.no_grad()
 def flat() -> None:
-    model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings(longest, leaves))
+    model.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=settings(longest, leaves)
+    )
 
 
 @torch.no_grad()
@@ -50,7 +64,9 @@ def reprefill() -> None:
     rows = ids
     for _ in range(args.depth):
         mask = torch.ones_like(rows)
-        rows = model.generate(rows, attention_mask=mask, generation_config=settings(args.step_tokens, args.branching))
+        rows = model.generate(
+            rows, attention_mask=mask, generation_config=settings(args.step_tokens, args.branching)
+        )
 
 
 @torch.no_grad()
@@ -73,7 +89,11 @@ def continuous() -> None:
 print(f"{args.prompts} prompts of {args.prompt} tokens, {leaves} leaves each of {longest} tokens")
 rivals = {"tree": tree, "flat": flat, "reprefill": reprefill, "floor": floor}
 if args.profile:
-    sys.exit(profiled(f"sampling-{args.prompts}", args, {name: rivals[name] for name in ("tree", "flat")}))
+    sys.exit(
+        profiled(
+            f"sampling-{args.prompts}", args, {name: rivals[name] for name in ("tree", "flat")}
+        )
+    )
 seconds = measure({name: run for name, run in rivals.items() if name not in skip}, args.repeats)
 not_run = {name: "skipped" for name in skip if name}
 if "continuous" not in skip:  # last, since it leaves threads behind

@@ -2,10 +2,10 @@
 
     python benchmarks/training.py --model 50m
 
-step rows: a row a step, its whole prefix before it. path rows: a row a leaf path, so that shared steps are trained more
-than once. floor: one causal row with as many tokens as the tree, no tree mask. All make logits at trained positions
-only, in the same chunks, and train a LoRA adapter as the trainer does (--lora_r 0: all weights).
-"""
+step rows: a row a step, its whole prefix before it. path rows: a row a leaf path, so that shared
+steps are trained more than once. floor: one causal row with as many tokens as the tree, no tree
+mask. All make logits at trained positions only, in the same chunks, and train a LoRA adapter as the
+trainer does (--lora_r 0: all weights)."""
 
 import sys
 
@@ -19,7 +19,14 @@ from policy import head_values, token_logprobs
 from tree import Tree
 
 args = arguments(
-    __doc__, branching=4, depth=3, step_tokens=32, prompt=64, max_pack_tokens=4096, lora_r=16, profile=True
+    __doc__,
+    branching=4,
+    depth=3,
+    step_tokens=32,
+    prompt=64,
+    max_pack_tokens=4096,
+    lora_r=16,
+    profile=True,
 )
 _, causal = load(args.model)
 config = causal.config
@@ -49,8 +56,11 @@ advantages = torch.randn(len(parent), generator=generator)
 
 
 def row_logprobs(rows: torch.Tensor, trained: int) -> torch.Tensor:
-    """Log-probabilities [rows, trained] of the last `trained` tokens of each row, as token_logprobs makes them."""
-    hidden = causal.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state[:, -trained - 1 : -1]
+    """Log-probabilities [rows, trained] of the last `trained` tokens of each row, as token_logprobs
+    makes them."""
+    hidden = causal.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state[
+        :, -trained - 1 : -1
+    ]
     head = causal.get_output_embeddings()
 
     def chunk(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
@@ -63,7 +73,9 @@ def train_rows(rows: list[list[int]], trained: int) -> None:
     """Rows of equal length, as many at once as max_pack_tokens holds."""
     batch = max(1, args.max_pack_tokens // len(rows[0]))
     for start in range(0, len(rows), batch):
-        row_logprobs(torch.tensor(rows[start : start + batch], device=device()), trained).sum().backward()
+        row_logprobs(
+            torch.tensor(rows[start : start + batch], device=device()), trained
+        ).sum().backward()
 
 
 def packed() -> None:
@@ -74,7 +86,9 @@ def packed() -> None:
 def step_rows() -> None:
     for d in range(1, args.depth + 1):
         nodes = [node for node in range(len(parent)) if depth[node] == d]
-        train_rows([tree.prompt_ids + tree.completion_ids(node) for node in nodes], args.step_tokens)
+        train_rows(
+            [tree.prompt_ids + tree.completion_ids(node) for node in nodes], args.step_tokens
+        )
 
 
 def path_rows() -> None:

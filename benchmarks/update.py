@@ -1,11 +1,12 @@
-"""A whole update, sampling to optimizer, against TRL's GRPOTrainer: same model, LoRA, prompt, completions and length.
+"""A whole update, sampling to optimizer, against TRL's GRPOTrainer: same model, LoRA, prompt,
+completions and length.
 
     pip install trl==1.16.0
     python benchmarks/update.py --model 50m
 
-Rewards are random 0 or 1 on both sides, so that every group trains; verifying answers is timed by grading.py. Both make
-one optimizer update a round on one prompt, in float32 on the CPU and in bfloat16 on a GPU.
-"""
+Rewards are random 0 or 1 on both sides, so that every group trains; verifying answers is timed by
+grading.py. Both make one optimizer update a round on one prompt, in float32 on the CPU and in
+bfloat16 on a GPU."""
 
 import random
 import tempfile
@@ -31,10 +32,15 @@ def ours() -> list[float]:
     tokenizer, model = load(args.model)
     model = get_peft_model(model, lora)
     flags = train_treerpo.Flags(
-        branching=[args.branching] * args.depth, depth=args.depth, step_tokens=args.step_tokens, prompts_per_step=1
+        branching=[args.branching] * args.depth,
+        depth=args.depth,
+        step_tokens=args.step_tokens,
+        prompts_per_update=1,
     )
     accelerator = train_treerpo.Accelerator()
-    sampler = TreeSampler(model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=leaves)
+    sampler = TreeSampler(
+        model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=leaves
+    )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     seconds = []
     for turn in range(args.repeats + 1):
@@ -44,7 +50,10 @@ def ours() -> list[float]:
         _, advantages = train_treerpo.credit(trees, rewards, flags)
         done = train_treerpo.update_policy(model, optimizer, trees, advantages, flags, accelerator)
         seconds.append(time.perf_counter() - start)
-        print(f"  tree update {turn}: {seconds[-1]:.2f} s, {done['trained_tokens']} trained tokens", flush=True)
+        print(
+            f"  tree update {turn}: {seconds[-1]:.2f} s, {done['trained_tokens']} trained tokens",
+            flush=True,
+        )
     return seconds[1:]
 
 
@@ -64,20 +73,39 @@ def theirs() -> list[float]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, per_device_train_batch_size=args.batch, gradient_accumulation_steps=leaves // args.batch,
-            num_generations=leaves, max_completion_length=longest, max_steps=args.repeats + 1, temperature=1.0,
-            top_p=1.0, top_k=0, beta=0.0, learning_rate=1e-5, report_to="none", save_strategy="no", logging_steps=1000,
-            use_cpu=device().type == "cpu", bf16=device().type == "cuda", gradient_checkpointing=False,
+            output_dir=folder,
+            per_device_train_batch_size=args.batch,
+            gradient_accumulation_steps=leaves // args.batch,
+            num_generations=leaves,
+            max_completion_length=longest,
+            max_steps=args.repeats + 1,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            beta=0.0,
+            learning_rate=1e-5,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1000,
+            use_cpu=device().type == "cpu",
+            bf16=device().type == "cuda",
+            gradient_checkpointing=False,
             disable_tqdm=True,
-        )  # fmt: skip
+        )
         trainer = GRPOTrainer(
             model,
-            reward_funcs=lambda completions, **_: [float(random.random() < 0.5) for _ in completions],
-            args=config, train_dataset=Dataset.from_list([{"prompt": text}] * 64), processing_class=tokenizer,
-            peft_config=lora, callbacks=[clock],
-        )  # fmt: skip
+            reward_funcs=lambda completions, **_: [
+                float(random.random() < 0.5) for _ in completions
+            ],
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": text}] * 64),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=[clock],
+        )
         trainer.train()
-    # A step's time runs from its end to the next one's: generation comes before on_step_begin in some versions.
+    # A step's time runs from its end to the next one's: generation comes before on_step_begin in
+    # some versions.
     ends = clock.times[1::2]
     return [after - before for before, after in zip(ends, ends[1:])]
 

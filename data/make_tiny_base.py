@@ -1,10 +1,10 @@
 """Trains the tiny base model of the embedded default from scratch: python data/make_tiny_base.py  (30 min on 2 cores)
 
-A Qwen2 of 0.75 million parameters over characters. Its text is solved arithmetic (data/arithmetic.py) as a careless
-pupil would write it, so that it behaves like a pretrained model in small: facts that hold, and a mixture of good and
-bad strategies. At a trap it reduces the leftmost operation first 65 % of the time, one line in three is restated for
-nothing, and one operation in 200 slips. Only the split "base" is read, which shares no problem with the others.
-"""
+A Qwen2 of 0.75 million parameters over characters. Its text is solved arithmetic
+(data/arithmetic.py) as a careless pupil would write it, so that it behaves like a pretrained model
+in small: facts that hold, and a mixture of good and bad strategies. At a trap it reduces the
+leftmost operation first 65 % of the time, one line in three is restated for nothing, and one
+operation in 200 slips. Only the split "base" is read, which shares no problem with the others."""
 
 import random
 import sys
@@ -12,20 +12,29 @@ from pathlib import Path
 
 import torch
 from tqdm import trange
-from transformers import AddedToken, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
+from transformers import (
+    AddedToken,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    get_cosine_schedule_with_warmup,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import arithmetic
 
 LEFTMOST_FIRST, RESTATED, SLIPPED = 0.65, 0.33, 0.005
-# (updates of 4,096 tokens, learning rate of Muon, share of drills): everything first, then facts until they are firm. A
-# drill is short: nine in ten of the texts are half of the tokens.
+# (updates of 4,096 tokens, learning rate of Muon, share of drills): everything first, then facts
+# until they are firm. A drill is short: nine in ten of the texts are half of the tokens.
 PHASES = ((2800, 0.02, 0.5), (2200, 0.01, 0.6), (700, 0.01, 0.9), (350, 0.005, 0.9))
 SHARPENED = 1.6  # the final norm is scaled by it, as a lower temperature would: facts firm up, mixtures stay mixed
 
 
-def orthogonalise(gradient: torch.Tensor, coefficients: tuple, steps: int, eps: float) -> torch.Tensor:
-    """Muon's Newton-Schulz iteration in float32: torch's own works in bfloat16, which is slow on a CPU."""
+def orthogonalise(
+    gradient: torch.Tensor, coefficients: tuple, steps: int, eps: float
+) -> torch.Tensor:
+    """Muon's Newton-Schulz iteration in float32: torch's own works in bfloat16, which is slow on a
+    CPU."""
     a, b, c = coefficients
     x = gradient.T if gradient.size(0) > gradient.size(1) else gradient
     x = x / x.norm().clamp(min=eps)
@@ -36,8 +45,10 @@ def orthogonalise(gradient: torch.Tensor, coefficients: tuple, steps: int, eps: 
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """One token a printable character, one for `\\boxed{`, and an end and a padding token that differ."""
-    # Byte-level names: a space and a line break are written "\u0120" and "\u010a" in such a vocabulary.
+    """One token a printable character, one for `\\boxed{`, and an end and a padding token that
+    differ."""
+    # Byte-level names: a space and a line break are written "\u0120" and "\u010a" in such a
+    # vocabulary.
     names = ["<end>", "<pad>", "<unk>", "\u010a", "\u0120", *map(chr, range(33, 127))]
     vocabulary = {name: i for i, name in enumerate(names)}
     special = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -52,7 +63,9 @@ def write_solution(problem: str, rng: random.Random) -> str:
     while arithmetic.operators(line):
         index = 0 if rng.random() < LEFTMOST_FIRST else arithmetic.correct_index(line)
         line = arithmetic.reduce_at(line, index)
-        if rng.random() < SLIPPED:  # the new number, the `index`-th of the line, comes out one too high or too low
+        if (
+            rng.random() < SLIPPED
+        ):  # the new number, the `index`-th of the line, comes out one too high or too low
             numbers = arithmetic.TOKEN.findall(line)
             numbers[2 * index] = str(abs(int(numbers[2 * index]) + rng.choice((-1, 1))))
             slipped = "".join(numbers)
@@ -62,7 +75,8 @@ def write_solution(problem: str, rng: random.Random) -> str:
 
 
 def write_drill(rng: random.Random) -> tuple[str, str]:
-    """One operation on numbers of 0..99, mostly two-digit ones, which are the hardest to learn, and its result."""
+    """One operation on numbers of 0..99, mostly two-digit ones, which are the hardest to learn, and
+    its result."""
     while True:
         operator = rng.choice("++--*")
         bounds = rng.choice(((9, 9), (9, 99), (99, 9), (99, 99), (99, 99), (99, 99)))
@@ -70,8 +84,12 @@ def write_drill(rng: random.Random) -> tuple[str, str]:
             bounds = rng.choice(((9, 9), (9, 49), (49, 9)))
         a, b = (rng.randint(0, bound) for bound in bounds)
         if 0 <= (value := arithmetic.OPERATORS[operator](a, b)) <= arithmetic.LARGEST:
-            # Half of the drills stop at the result, so that the loss is about facts more than about endings.
-            return f"{a}{operator}{b}", f"{value}\n\\boxed{{{value}}}" if rng.random() < 0.5 else f"{value}\n"
+            # Half of the drills stop at the result, so that the loss is about facts more than about
+            # endings.
+            return (
+                f"{a}{operator}{b}",
+                f"{value}\n\\boxed{{{value}}}" if rng.random() < 0.5 else f"{value}\n",
+            )
 
 
 def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int) -> None:
@@ -85,11 +103,14 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.01),
         torch.optim.AdamW(others, lr=0.15 * rate, betas=(0.9, 0.99), weight_decay=0.0),
     ]
-    schedulers = [get_cosine_schedule_with_warmup(optimizer, 50, updates) for optimizer in optimizers]
+    schedulers = [
+        get_cosine_schedule_with_warmup(optimizer, 50, updates) for optimizer in optimizers
+    ]
     tokens, positions, labels = [], [], []
     for _ in (bar := trange(updates, unit="update")):
-        # Documents one after another: nothing is padding. Positions start anew with each document, from which
-        # transformers builds the mask that keeps documents apart. Problems are random: only solutions teach.
+        # Documents one after another: nothing is padding. Positions start anew with each document,
+        # from which transformers builds the mask that keeps documents apart. Problems are random:
+        # only solutions teach.
         while len(tokens) < rows * length:
             if rng.random() < drills:
                 problem, text = write_drill(rng)
@@ -103,7 +124,10 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
             tokens += prompt + completion
             positions += range(len(prompt) + len(completion))
             labels += [-100] * len(prompt) + completion
-        batch = [torch.tensor(part[: rows * length]).view(rows, length) for part in (tokens, positions, labels)]
+        batch = [
+            torch.tensor(part[: rows * length]).view(rows, length)
+            for part in (tokens, positions, labels)
+        ]
         for part in (tokens, positions, labels):
             del part[: rows * length]
         loss = model(input_ids=batch[0], position_ids=batch[1], labels=batch[2]).loss
@@ -121,11 +145,19 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = Qwen2ForCausalLM(config)
     for number, phase in enumerate(PHASES):
         train(model, tokenizer, *phase, seed=number)

@@ -1,9 +1,10 @@
-"""Where problems come from: `--dataset_name` -> rows of {"id", "problem", "answer"}, and rows -> prompts.
+"""Where problems come from: `--dataset_name` -> rows of {"id", "problem", "answer"}, and rows ->
+prompts.
 
-A name is one of: the built-in `arithmetic`; a key of SOURCES, read from the Hub, or from DIR/NAME.jsonl under
-`--data_dir DIR`; a .jsonl, .json, .csv, .tsv or .parquet file; any other Hub id. A slice may follow: `svamp[:700]`.
-docs/data.md says what is read, what is skipped with a warning and what is refused.
-"""
+A name is one of: the built-in `arithmetic`; a key of SOURCES, read from the Hub, or from
+DIR/NAME.jsonl under `--data_dir DIR`; a .jsonl, .json, .csv, .tsv or .parquet file; any other Hub
+id. A slice may follow: `svamp[:700]`. docs/data.md says what is read, what is skipped with a
+warning and what is refused."""
 
 import logging
 import math
@@ -38,8 +39,14 @@ SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\
 PROMPT_TEMPLATE = "Problem: {problem}\nSolution:"  # for models without a chat template
 # Worked examples for base models (--num_shots), each a problem and its solution.
 SHOTS = (
-    ("Tom has 3 apples and buys 4 more. How many apples has he now?", "He has 3 + 4 = 7 apples. \\boxed{7}"),
-    ("Ann had 12 pens and lost 5. How many pens are left?", "There are 12 - 5 = 7 pens left. \\boxed{7}"),
+    (
+        "Tom has 3 apples and buys 4 more. How many apples has he now?",
+        "He has 3 + 4 = 7 apples. \\boxed{7}",
+    ),
+    (
+        "Ann had 12 pens and lost 5. How many pens are left?",
+        "There are 12 - 5 = 7 pens left. \\boxed{7}",
+    ),
     ("A box holds 6 eggs. How many eggs are in 4 boxes?", "There are 4 * 6 = 24 eggs. \\boxed{24}"),
     ("What is the value of $x$ if $2x + 1 = 9$?", "Then $2x = 8$, so $x = 4$. \\boxed{4}"),
 )
@@ -57,7 +64,9 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "math": Source("DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution"),
+    "math": Source(
+        "DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution"
+    ),
     "gsm8k": Source("openai/gsm8k", "main", "train", "test", "question", "answer"),
     "svamp": Source("ChilleD/SVAMP", None, "train", "test", "question_concat", "Answer"),
     "math500": Source("HuggingFaceH4/MATH-500", test="test"),
@@ -70,15 +79,23 @@ SOURCES = {
 }
 
 
-def load_problems(name: str, split: str = "train", data_dir: str | None = None, problem_column: str | None = None,
-                  answer_column: str | None = None) -> list[dict[str, str]]:  # fmt: skip
-    """The problems of `name` as rows {"id", "problem", "answer"}; rows that can't be used are named and left out.
+def load_problems(
+    name: str,
+    split: str = "train",
+    data_dir: str | None = None,
+    problem_column: str | None = None,
+    answer_column: str | None = None,
+) -> list[dict[str, str]]:
+    """The problems of `name` as rows {"id", "problem", "answer"}; rows that can't be used are named
+    and left out.
 
     Args:
-        split: "train" or "test". Under `data_dir`, "train" reads DIR/train_NAME.jsonl where that exists.
+        split: "train" or "test". Under `data_dir`, "train" reads DIR/train_NAME.jsonl where that
+            exists.
 
     Raises:
-        BadInput: no such data set, file or column, a file that can't be read, a bad slice, or no usable row.
+        BadInput: no such data set, file or column, a file that can't be read, a bad slice, or no
+            usable row.
     """
     flag = "--dataset_name" if split == "train" else "--benchmarks"
     whole_name = name
@@ -88,7 +105,10 @@ def load_problems(name: str, split: str = "train", data_dir: str | None = None, 
         rows = arithmetic.problems(split)
     else:
         source = SOURCES.get(name, Source(name, None, split, split))
-        local = [Path(data_dir or ".", f"{prefix}{name}.jsonl") for prefix in ("train_", "")[split == "test" :]]
+        local = [
+            Path(data_dir or ".", f"{prefix}{name}.jsonl")
+            for prefix in ("train_", "")[split == "test" :]
+        ]
         if data_dir and (name in SOURCES or os.path.isfile(local[-1])):
             table = read_file(next((path for path in local if os.path.isfile(path)), local[-1]))
             source = Source(name)
@@ -98,10 +118,17 @@ def load_problems(name: str, split: str = "train", data_dir: str | None = None, 
             table = _read_hub(name, source, split, flag)
         rows, skipped = _normalise(name, table, source, problem_column, answer_column)
     if not rows:
-        reasons = "; ".join(f"{count_rows(numbers)} {reason}" for reason, numbers in skipped.items())
+        reasons = "; ".join(
+            f"{count_rows(numbers)} {reason}" for reason, numbers in skipped.items()
+        )
         raise BadInput(f"{flag} {name}: no problems in it ({reasons or 'it is empty'})")
     if any(abs(bound) > len(rows) for bound in (chosen.start or 0, chosen.stop or 0)):
-        logger.warning("%s %s: the slice reaches beyond the %d problems that there are", flag, whole_name, len(rows))
+        logger.warning(
+            "%s %s: the slice reaches beyond the %d problems that there are",
+            flag,
+            whole_name,
+            len(rows),
+        )
     if not rows[chosen]:
         raise BadInput(f"{flag} {whole_name}: no problems in this slice of {len(rows)} problems")
     return rows[chosen]
@@ -117,14 +144,16 @@ def _split_slice(name: str, flag: str) -> tuple[str, slice]:
         if len(bounds) not in (2, 3) or bounds[2:] == [0]:
             raise ValueError
     except ValueError:
-        wanted = "must be [start:stop] or [start:stop:step] in rows, such as [:700], [-200:] or [5:6]"
+        wanted = (
+            "must be [start:stop] or [start:stop:step] in rows, such as [:700], [-200:] or [5:6]"
+        )
         raise BadInput(f"{flag} {name}: the slice [{inside}] {wanted}") from None
     return base, slice(*bounds)
 
 
 def file_name(name: str) -> str:
-    """A file's name for a data set: the set's own where that is safe, else with a checksum, so that two slices of a
-    set, or files of one name in two folders, never share a file.
+    """A file's name for a data set: the set's own where that is safe, else with a checksum, so that
+    two slices of a set, or files of one name in two folders, never share a file.
 
     >>> file_name("math500"), file_name("gsm8k[:4]"), file_name("gsm8k[4:]")
     ('math500', 'gsm8k_4-8b7eb652', 'gsm8k_4-1f63b6d6')
@@ -148,32 +177,46 @@ def short_name(name: str) -> str:
 def _read_hub(name: str, source: Source, split: str, flag: str) -> dict[int, dict]:
     wanted = source.train if split == "train" else source.test
     if wanted is None:
-        raise BadInput(f"{flag} {name}: a benchmark without a {split} split; choose another data set")
+        raise BadInput(
+            f"{flag} {name}: a benchmark without a {split} split; choose another data set"
+        )
     import datasets
 
     try:
         return rows_of(datasets.load_dataset(source.hub_id, source.config, split=wanted))
-    except Exception as error:  # no network, no such id, a gated or a broken repository: all end here
+    except (
+        Exception
+    ) as error:  # no network, no such id, a gated or a broken repository: all end here
         reason = _innermost(error)
         if "available configs" in reason:
             reason = reason.split(" Example of usage")[0]
             advice = "none can be chosen here, so save the one to use as a .jsonl file"
-            raise BadInput(f"{flag} {name}: has several configurations ({reason}); {advice}") from error
-        if os.path.isdir(name) or not isinstance(error, (OSError, datasets.exceptions.DatasetNotFoundError)):
+            raise BadInput(
+                f"{flag} {name}: has several configurations ({reason}); {advice}"
+            ) from error
+        if os.path.isdir(name) or not isinstance(
+            error, (OSError, datasets.exceptions.DatasetNotFoundError)
+        ):
             raise BadInput(f"{flag} {name}: can't be loaded ({reason})") from error
         known = ", ".join(["arithmetic", *SOURCES])
         raise BadInput(f"{flag} {name}: not found ({reason}). Known names: {known}") from error
 
 
 def _innermost(error: BaseException) -> str:
-    """What an error says; of one that datasets raises for any failure, what the error that it came from says."""
+    """What an error says; of one that datasets raises for any failure, what the error that it came
+    from says."""
     import datasets
 
     reasons = [error]
-    while isinstance(error, datasets.exceptions.DatasetGenerationError) and (error.__cause__ or error.__context__):
+    while isinstance(error, datasets.exceptions.DatasetGenerationError) and (
+        error.__cause__ or error.__context__
+    ):
         error = error.__cause__ or error.__context__
         reasons.append(error)
-    said = next((text for one in reversed(reasons) if (text := " ".join(str(one).split()))), type(error).__name__)
+    said = next(
+        (text for one in reversed(reasons) if (text := " ".join(str(one).split()))),
+        type(error).__name__,
+    )
     return said[:300]
 
 
@@ -181,8 +224,9 @@ class _Unusable(Exception):
     """A row can't be used; the message, after "rows", says why."""
 
 
-def _normalise(name: str, table: dict[int, dict], source: Source, problem: str | None,
-               answer: str | None) -> tuple[list[dict], dict[str, list[int]]]:  # fmt: skip
+def _normalise(
+    name: str, table: dict[int, dict], source: Source, problem: str | None, answer: str | None
+) -> tuple[list[dict], dict[str, list[int]]]:
     """The usable rows of a table, and the numbers of those left out by reason."""
     columns = sorted({str(column) for row in table.values() for column in row})
 
@@ -229,16 +273,22 @@ def _normalise(name: str, table: dict[int, dict], source: Source, problem: str |
 
 
 def _conversation(value):
-    """A problem's cell, with a conversation that was saved as text turned back into a list of messages."""
+    """A problem's cell, with a conversation that was saved as text turned back into a list of
+    messages."""
     if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]", value):
         return decode_json(value) or []  # Python's own form, with single quotes, is not read
     return value
 
 
 def _problem_text(value) -> str:
-    """The problem in a cell: its text, or that of a conversation's one user turn; its system turn is left out."""
+    """The problem in a cell: its text, or that of a conversation's one user turn; its system turn
+    is left out."""
     if isinstance(value, list):
-        turns = [turn for turn in value if not (isinstance(turn, dict) and turn.get("role") in ("system", "developer"))]
+        turns = [
+            turn
+            for turn in value
+            if not (isinstance(turn, dict) and turn.get("role") in ("system", "developer"))
+        ]
         if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "user":
             raise _Unusable("whose prompt is not one user message (and a system message at most)")
         value = turns[0].get("content")
@@ -253,10 +303,15 @@ def _problem_text(value) -> str:
 
 def _answer_text(value) -> str:
     """The answer in a cell as text; "" where there is none, or none that can be read."""
-    if isinstance(value, dict):  # verl's reward_model; of other objects it is not known what to take
+    if isinstance(
+        value, dict
+    ):  # verl's reward_model; of other objects it is not known what to take
         return _answer_text(value.get("ground_truth"))
     if isinstance(value, list):
-        parts = [f"[{_answer_text(one)}]" if isinstance(one, list) else _answer_text(one) for one in value]
+        parts = [
+            f"[{_answer_text(one)}]" if isinstance(one, list) else _answer_text(one)
+            for one in value
+        ]
         if len(parts) == 1 and not isinstance(value[0], list):
             return parts[0]
         return ", ".join(parts) if all(parts) else ""
@@ -267,46 +322,59 @@ def _answer_text(value) -> str:
     if isinstance(value, datetime):
         return str(value).removesuffix(" 00:00:00")  # a date
     text = "" if value is None else str(value)
-    text = text.replace("\b", r"\b").replace("\f", r"\f").strip()  # "\boxed", "\frac" in JSON with one backslash
+    text = (
+        text.replace("\b", r"\b").replace("\f", r"\f").strip()
+    )  # "\boxed", "\frac" in JSON with one backslash
     return "" if text.lower() == "nan" else text
 
 
 def _gold(text: str) -> str:
-    r"""The gold answer in an answer's text: what a worked solution boxes, says after GSM8K's "####" or as "the answer
-    is", read as from a completion; a text that holds none of these is the answer itself.
+    r"""The gold answer in an answer's text: what a worked solution boxes, says after GSM8K's "####"
+    or as "the answer is", read as from a completion; a text that holds none of these is the answer
+    itself.
 
     >>> _gold(r"so $x = \boxed 3 + 4i$."), _gold("She pays 2 * 600.\n#### 1,200"), _gold("(1,2)")
     ('3 + 4i', '1200', '(1,2)')
     """
     from reward import extract_answer
 
-    text = re.sub(r"(?m)^#{1,6} .*\n\s*", "", text)  # headings; GSM8K's mark stands in the last line
+    text = re.sub(
+        r"(?m)^#{1,6} .*\n\s*", "", text
+    )  # headings; GSM8K's mark stands in the last line
     answer = extract_answer(_brace_boxes(text))
     if answer is None and re.search(r"\\f?box(?:ed)?(?![a-zA-Z])|####", text):
         raise _Unusable("whose answer can't be read from its box or after ####")
     answer = text if answer is None else answer
     if not answer.strip():
         raise _Unusable("without a problem or an answer")
-    if "####" in text and re.fullmatch(r"[-+]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?", answer):  # thousands
+    if "####" in text and re.fullmatch(
+        r"[-+]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?", answer
+    ):  # thousands
         answer = answer.replace(",", "")
     return answer.strip()
 
 
 def _brace_boxes(text: str) -> str:
-    r"""MATH also writes $\boxed 3 + 4i$: a box without braces, to the end of the formula. Here it gets its braces."""
+    r"""MATH also writes $\boxed 3 + 4i$: a box without braces, to the end of the formula. Here it
+    gets its braces."""
     parts = re.split(r"(\$+)", text)
     for i in range(2, len(parts) - 1, 4):  # the formulas: text, $, formula, $, text, ...
-        before, box, content = re.sub(r"\\fbox(?![a-zA-Z])", r"\\boxed", parts[i]).rpartition("\\boxed")
+        before, box, content = re.sub(r"\\fbox(?![a-zA-Z])", r"\\boxed", parts[i]).rpartition(
+            "\\boxed"
+        )
         if box and content.strip() and not re.match(r"\s*\{|[a-zA-Z]", content):
             parts[i] = f"{before}\\boxed{{{content.strip().rstrip('.,;')}}}"
     return "".join(parts)
 
 
 def _is_prose(gold: str) -> bool:
-    """Whether a gold answer is more text than answer, such as a worked solution in which no answer was found."""
+    """Whether a gold answer is more text than answer, such as a worked solution in which no answer
+    was found."""
     text = re.sub(r"\\(?:begin|end)\s*\{\w*\}|\\[a-zA-Z]+", "", gold)  # without LaTeX's own words
     words, letters = re.findall(r"[a-zA-Z]{2,}", text), re.sub(r"[\W\d_]", "", text)
-    return len(words) >= 4 or len(letters) > 30 or (len(words) >= 2 and gold.endswith((".", "!", "?")))
+    return (
+        len(words) >= 4 or len(letters) > 30 or (len(words) >= 2 and gold.endswith((".", "!", "?")))
+    )
 
 
 def _is_unicode(text: str) -> bool:
@@ -320,12 +388,14 @@ def _is_unicode(text: str) -> bool:
 
 # --- Prompts ---
 
-PLACEHOLDER = "THE TEXT GOES HERE"  # stands for a problem, or an answer, while a chat template is rendered
+PLACEHOLDER = (
+    "THE TEXT GOES HERE"  # stands for a problem, or an answer, while a chat template is rendered
+)
 
 
 def template_for(name: str, template: str | None) -> str | None:
-    r"""The prompt template that goes with a data set: the one given, in which \n stands for a line break unless it
-    begins a LaTeX command such as \ne, or the built-in task's own."""
+    r"""The prompt template that goes with a data set: the one given, in which \n stands for a line
+    break unless it begins a LaTeX command such as \ne, or the built-in task's own."""
     if template and "{problem}" not in template:
         raise BadInput("--prompt_template: must hold {problem}, the place where the problem goes")
     if template and not _is_unicode(template):
@@ -335,12 +405,15 @@ def template_for(name: str, template: str | None) -> str | None:
     return arithmetic.PROMPT_TEMPLATE if name.split("[")[0] == "arithmetic" else None
 
 
-def encode_prompt(tokenizer, problem: str, template: str | None = None, num_shots: int = 0) -> list[int]:
+def encode_prompt(
+    tokenizer, problem: str, template: str | None = None, num_shots: int = 0
+) -> list[int]:
     """The token ids of the prompt for one problem.
 
-    Without a template, a tokenizer's chat template is used, as in Qwen2.5-Math's evaluation; a template is plain text
-    that holds {problem}. Shots are worked examples in the same form before it. What the tokenizer puts before a plain
-    text stays; what it appends, such as an end token, goes. The text of a special token in a problem stays text.
+    Without a template, a tokenizer's chat template is used, as in Qwen2.5-Math's evaluation; a
+    template is plain text that holds {problem}. Shots are worked examples in the same form before
+    it. What the tokenizer puts before a plain text stays; what it appends, such as an end token,
+    goes. The text of a special token in a problem stays text.
 
     Raises:
         BadInput: a chat template that can't be used.
@@ -352,7 +425,9 @@ def encode_prompt(tokenizer, problem: str, template: str | None = None, num_shot
         pieces = _chat_text(tokenizer, PLACEHOLDER, num_shots).split(PLACEHOLDER)
         return _encode_around(tokenizer, pieces, problem)
     template = template or PROMPT_TEMPLATE
-    shots = "".join(template.replace("{problem}", q) + f" {solution}\n\n" for q, solution in SHOTS[:num_shots])
+    shots = "".join(
+        template.replace("{problem}", q) + f" {solution}\n\n" for q, solution in SHOTS[:num_shots]
+    )
     pieces = (shots + template).split("{problem}")
     if _holds_special_token(tokenizer, problem):
         ids = _encode_around(tokenizer, pieces, problem)
@@ -362,13 +437,15 @@ def encode_prompt(tokenizer, problem: str, template: str | None = None, num_shot
 
 
 def _holds_special_token(tokenizer, text: str) -> bool:
-    """Whether a text that nobody checked would be read as special tokens, such as an end of turn."""
+    """Whether a text that nobody checked would be read as special tokens, such as an end of
+    turn."""
     as_text = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return tokenizer.encode(text, add_special_tokens=False) != as_text
 
 
 def _encode_around(tokenizer, pieces: list[str], problem: str) -> list[int]:
-    """The ids of the pieces with the problem between them; special tokens are read in the pieces alone."""
+    """The ids of the pieces with the problem between them; special tokens are read in the pieces
+    alone."""
     as_text = tokenizer.encode(problem, add_special_tokens=False, split_special_tokens=True)
     ids = tokenizer.encode(pieces[0], add_special_tokens=False)
     for piece in pieces[1:]:
@@ -377,7 +454,8 @@ def _encode_around(tokenizer, pieces: list[str], problem: str) -> list[int]:
 
 
 def _tokens_before(tokenizer, ids: list[int]) -> list[int]:
-    """What the tokenizer puts before a text, often a token for the beginning, unless `ids` begin with it already."""
+    """What the tokenizer puts before a text, often a token for the beginning, unless `ids` begin
+    with it already."""
     text = tokenizer.encode("1", add_special_tokens=False)
     whole = tokenizer.encode("1")
     starts = [i for i in range(len(whole)) if whole[i : i + len(text)] == text]
@@ -388,13 +466,15 @@ def _tokens_before(tokenizer, ids: list[int]) -> list[int]:
 def _chat_text(tokenizer, problem: str, num_shots: int) -> str:
     """The conversation up to the model's turn, as the tokenizer's chat template writes it.
 
-    Templates differ: some have no system role, so that its text goes before the first problem; some read contents as
-    lists of parts. The first form is taken whose every text appears in what the template writes.
-    """
+    Templates differ: some have no system role, so that its text goes before the first problem; some
+    read contents as lists of parts. The first form is taken whose every text appears in what the
+    template writes."""
     if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
         names = ", ".join(tokenizer.chat_template)
-        raise BadInput(f"the tokenizer has several chat templates ({names}), none of them named default; "
-                       "give a plain --prompt_template, or name one default in its files")  # fmt: skip
+        raise BadInput(
+            f"the tokenizer has several chat templates ({names}), none of them named default; "
+            "give a plain --prompt_template, or name one default in its files"
+        )
     user = [question for question, _ in SHOTS[:num_shots]] + [problem]
     replies = [solution for _, solution in SHOTS[:num_shots]]
     reason = "it leaves out the problem, the system message or the worked examples"
@@ -406,41 +486,55 @@ def _chat_text(tokenizer, problem: str, num_shots: int) -> str:
                 turns += [("user", question)] + [("assistant", reply)] * (reply is not None)
             try:
                 text = _render(tokenizer, turns, as_parts)
-            except Exception as error:  # a template is a program of its own, which may raise anything
+            except (
+                Exception
+            ) as error:  # a template is a program of its own, which may raise anything
                 reason = first_line(error)
                 continue
             if all(content.strip() in text for _, content in turns):
                 return text
-    raise BadInput(f"the tokenizer's chat template can't be used ({reason}); give a plain --prompt_template instead")
+    raise BadInput(
+        f"the tokenizer's chat template can't be used ({reason}); give a plain --prompt_template instead"
+    )
 
 
 def _render(tokenizer, turns: list[tuple[str, str]], as_parts: bool) -> str:
     """The turns as text, up to where the model's turn begins."""
 
     def messages(turns):
-        return [{"role": role, "content": [{"type": "text", "text": content}] if as_parts else content}
-                for role, content in turns]  # fmt: skip
+        return [
+            {"role": role, "content": [{"type": "text", "text": content}] if as_parts else content}
+            for role, content in turns
+        ]
 
     text, closed = (
         tokenizer.apply_chat_template(messages(turns), tokenize=False, add_generation_prompt=asked)
         for asked in (True, False)
     )
-    if text == closed:  # no words of its own that open the model's turn: what stands before an answer opens it
+    if (
+        text == closed
+    ):  # no words of its own that open the model's turn: what stands before an answer opens it
         try:
             turns = [*turns, ("assistant", PLACEHOLDER)]
-            answered = tokenizer.apply_chat_template(messages(turns), tokenize=False).split(PLACEHOLDER)[0].rstrip(" ")
+            answered = (
+                tokenizer.apply_chat_template(messages(turns), tokenize=False)
+                .split(PLACEHOLDER)[0]
+                .rstrip(" ")
+            )
         except Exception:  # the template takes no answer
             answered = ""
         text = answered if answered.startswith(text) else text
     return text
 
 
-def completion_text(tokenizer, ids: list[int], template: str | None = None, num_shots: int = 0) -> str:
-    """The text of a completion; after shots it ends where a base model goes on to invent a next problem.
+def completion_text(
+    tokenizer, ids: list[int], template: str | None = None, num_shots: int = 0
+) -> str:
+    """The text of a completion; after shots it ends where a base model goes on to invent a next
+    problem.
 
-    Tokens that begin, end or pad a text go. Other special tokens stay, since <think> may be one, but for a last one,
-    with which a turn ended.
-    """
+    Tokens that begin, end or pad a text go. Other special tokens stay, since <think> may be one,
+    but for a last one, with which a turn ended."""
     outside = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     kept = [i for i in ids if i not in outside]
     last = tokenizer.decode(kept[-1:])

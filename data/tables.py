@@ -1,4 +1,5 @@
-"""Files and data sets -> tables: a dict from the row's number to the row, itself a dict from column to value.
+"""Files and data sets -> tables: a dict from the row's number to the row, itself a dict from column
+to value.
 
 Text files are read as text: no cell is taken for a number, a date or a missing value.
 """
@@ -16,7 +17,20 @@ from run.errors import BadInput, first_line
 logger = logging.getLogger(__name__)
 
 FILE_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-OTHER_KINDS = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".txt", ".xlsx", ".xls", ".arrow", ".feather", ".yaml")
+OTHER_KINDS = (
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".zip",
+    ".tar",
+    ".txt",
+    ".xlsx",
+    ".xls",
+    ".arrow",
+    ".feather",
+    ".yaml",
+)
 # How files begin that are not what their name says, and what to do with them.
 FOREIGN_STARTS = {
     b"\x1f\x8b": "it is compressed (gzip); unpack it",
@@ -43,11 +57,15 @@ def count_rows(numbers: list[int]) -> str:
 def read_file(path: Path) -> dict[int, dict]:
     """The rows of a file by their numbers: lines of a .jsonl, else places of rows, from 1."""
     if not os.path.isfile(path):
-        raise BadInput(f"{path}: no such file (--dataset_name takes a name, a Hub id or a file; --data_dir its folder)")
+        raise BadInput(
+            f"{path}: no such file (--dataset_name takes a name, a Hub id or a file; --data_dir its folder)"
+        )
     kind = path.suffix.lower()
     if kind not in FILE_KINDS:
         unread = f"{kind} files" if kind else "files without an ending"
-        raise BadInput(f"{path}: {unread} are not read; unpack or convert it to one of {', '.join(FILE_KINDS)}")
+        raise BadInput(
+            f"{path}: {unread} are not read; unpack or convert it to one of {', '.join(FILE_KINDS)}"
+        )
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -58,17 +76,23 @@ def read_file(path: Path) -> dict[int, dict]:
     if kind == ".parquet":
         return _read_parquet(path, raw)
     try:
-        # Unicode by its byte order mark. Bytes of another encoding become lone surrogates, which name their rows later.
+        # Unicode by its byte order mark. Bytes of another encoding become lone surrogates, which
+        # name their rows later.
         text = raw.decode(json.detect_encoding(raw), "surrogateescape")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: its encoding is broken ({error}); save it as UTF-8") from error
     if kind == ".jsonl":
         return _read_json_lines(path, text)
-    return _read_json(path, text) if kind == ".json" else _read_csv(path, text, "\t" if kind == ".tsv" else ",;\t")
+    return (
+        _read_json(path, text)
+        if kind == ".json"
+        else _read_csv(path, text, "\t" if kind == ".tsv" else ",;\t")
+    )
 
 
 class Number(str):
-    """A number of a JSON file as it is written there: 5.0 stays 5.0, and no integer is too large."""
+    """A number of a JSON file as it is written there: 5.0 stays 5.0, and no integer is too
+    large."""
 
 
 _JSON = json.JSONDecoder(
@@ -90,13 +114,16 @@ def _read_json_lines(path: Path, text: str) -> dict[int, dict]:
             else:
                 bad.append(number)
     if bad and not table:
-        raise BadInput(f"{path}: no line of it is a JSON object; a .jsonl file holds one object on each line")
+        raise BadInput(
+            f"{path}: no line of it is a JSON object; a .jsonl file holds one object on each line"
+        )
     report(path, bad, "not a JSON object")
     return table
 
 
 def _read_json(path: Path, text: str) -> dict[int, dict]:
-    """An array of objects, an object that holds such an array, or columns; or JSON lines under another name."""
+    """An array of objects, an object that holds such an array, or columns; or JSON lines under
+    another name."""
     try:
         whole = _JSON.decode(text)
     except (ValueError, RecursionError) as error:
@@ -107,14 +134,20 @@ def _read_json(path: Path, text: str) -> dict[int, dict]:
     if isinstance(whole, dict):
         tables = {key: value for key, value in whole.items() if value and _is_table(value)}
         if len(tables) > 1:
-            raise BadInput(f"{path}: holds several tables ({', '.join(tables)}); save the one to use as its own file")
+            raise BadInput(
+                f"{path}: holds several tables ({', '.join(tables)}); save the one to use as its own file"
+            )
         columns = list(whole.values())
-        if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        if columns and all(
+            isinstance(column, list) and len(column) == len(columns[0]) for column in columns
+        ):
             whole = [dict(zip(whole, cells)) for cells in zip(*columns)]
         else:
             whole = next(iter(tables.values()), [whole])
     if not _is_table(whole):
-        raise BadInput(f'{path}: holds no array of objects, such as [{{"problem": ..., "answer": ...}}]')
+        raise BadInput(
+            f'{path}: holds no array of objects, such as [{{"problem": ..., "answer": ...}}]'
+        )
     return dict(enumerate(whole, 1))
 
 
@@ -135,13 +168,17 @@ def _read_csv(path: Path, text: str, delimiters: str) -> dict[int, dict]:
     csv.field_size_limit(2**31 - 1)  # a long problem is no error
     text = text.lstrip("\r\n")
     first = next(iter(text.splitlines()), "")
-    delimiter = max(delimiters, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))  # most columns
+    delimiter = max(
+        delimiters, key=lambda one: len(next(csv.reader([first], delimiter=one), []))
+    )  # most columns
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     table, bad = {}, []
     try:
         header = [name.strip() for name in next(lines, [])]
         for number, cells in enumerate(lines, 1):
-            if any(cells[len(header) :]):  # a delimiter in a cell without quotes: which cell is which is not known
+            if any(
+                cells[len(header) :]
+            ):  # a delimiter in a cell without quotes: which cell is which is not known
                 bad.append(number)
             elif cells:
                 table[number] = dict(zip(header, cells))
@@ -161,12 +198,18 @@ def _read_parquet(path: Path, raw: bytes) -> dict[int, dict]:
 
     try:
         return rows_of(datasets.Dataset(pyarrow.parquet.read_table(pyarrow.BufferReader(raw))))
-    except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:  # a broken file, or broken features
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+    ) as error:  # a broken file, or broken features
         raise BadInput(f"{path}: can't be read as parquet ({first_line(error)})") from error
 
 
 def rows_of(dataset) -> dict[int, dict]:
-    """The rows of a datasets.Dataset, with the names of class labels and 32-bit floats in their own precision."""
+    """The rows of a datasets.Dataset, with the names of class labels and 32-bit floats in their own
+    precision."""
     import datasets
     import numpy as np
 
@@ -183,4 +226,7 @@ def rows_of(dataset) -> dict[int, dict]:
 
     features = dataset.features
     rows = dataset.to_list()  # without decoding images
-    return {i: {key: convert(value, features[key]) for key, value in row.items()} for i, row in enumerate(rows, 1)}
+    return {
+        i: {key: convert(value, features[key]) for key, value in row.items()}
+        for i, row in enumerate(rows, 1)
+    }

@@ -1,4 +1,5 @@
-"""Bad input becomes one line on stderr and exit code 2. Light: it imports neither torch nor models."""
+"""Bad input becomes one line on stderr and exit code 2. Light: it imports neither torch nor
+models."""
 
 import errno
 import io
@@ -13,7 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 
 class BadInput(Exception):
-    """The user's input can't be used. The scripts print its message as one line and exit with code 2."""
+    """The user's input can't be used. The scripts print its message as one line and exit with code
+    2."""
 
 
 def first_line(error: Exception) -> str:
@@ -27,15 +29,20 @@ def refuse(message: str) -> NoReturn:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code
+    130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # its encoding may lack ± or a character of a model's text
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # its encoding may lack ± or a character of a model's text
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
-    warnings.filterwarnings("ignore", message="Detected call of")  # the schedule goes on over an update that is skipped
+    warnings.filterwarnings(
+        "ignore", message="Detected call of"
+    )  # the schedule goes on over an update that is skipped
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
     try:
         main()
@@ -48,7 +55,9 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported for this: without it nothing can run out of a GPU's memory
+        torch = sys.modules.get(
+            "torch"
+        )  # not imported for this: without it nothing can run out of a GPU's memory
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
         _fail(str(error))

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def flag(default, help: str, **kwargs) -> Field:
-    """A dataclass field that is a flag with a help line; a list default is copied for each parse."""
+    """A dataclass field that is a flag with a help line; a list default is copied for each
+    parse."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **kwargs})
     return field(default=default, metadata={"help": help, **kwargs})
@@ -30,18 +31,26 @@ def flag(default, help: str, **kwargs) -> Field:
 class ModelAndDataFlags:
     """What the trainer and the evaluation have in common."""
 
-    model_name_or_path: str = flag(str(ROOT / "data" / "tiny_base"), "folder or Hub id of the causal LM")
-    attn_implementation: str | None = flag(None, "sdpa, eager or flex_attention; default: the model's")
+    model_name_or_path: str = flag(
+        str(ROOT / "data" / "tiny_base"), "folder or Hub id of the causal LM"
+    )
+    attn_implementation: str | None = flag(
+        None, "sdpa, eager or flex_attention; default: the model's"
+    )
     trust_remote_code: bool = flag(False, "run code that comes with the model")
     bf16: bool | None = flag(None, "bfloat16; default: where the device has it")
     data_dir: str | None = flag(None, "read known data sets from DIR/NAME.jsonl instead of the Hub")
     problem_column: str | None = flag(None, "column of the problem; found by name if left out")
     answer_column: str | None = flag(None, "column of the answer; found by name if left out")
-    prompt_template: str | None = flag(None, "text with {problem}, \\n a line break; default: the chat template")
+    prompt_template: str | None = flag(
+        None, "text with {problem}, \\n a line break; default: the chat template"
+    )
     num_shots: int = flag(0, "worked examples before the problem, 0 to 4; for base models")
     temperature: float = flag(1.0, "of sampling; the loss divides its logits by it too")
     top_p: float = flag(1.0, "crop of sampling, and of the loss; 1 is off")
-    max_rows: int = flag(256, "rows in one generate call; lower it when sampling runs out of memory")
+    max_rows: int = flag(
+        256, "rows in one generate call; lower it when sampling runs out of memory"
+    )
     grader_workers: int = flag(2, "processes that verify answers")
     grader_timeout: float = flag(2.0, "seconds for one answer")
     seed: int = flag(0, "of everything random")
@@ -52,8 +61,8 @@ class ModelAndDataFlags:
 
 
 class _Parser(HfArgumentParser):
-    """HfArgumentParser whose errors are one line that begins with the flag, and that says of a value that once was
-    what to write now."""
+    """HfArgumentParser whose errors are one line that begins with the flag, and that says of a
+    value that once was what to write now."""
 
     retired: dict[tuple[str, str], str]
 
@@ -63,7 +72,9 @@ class _Parser(HfArgumentParser):
         super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message)  # argparse names every spelling of the flag
+        message = re.sub(
+            r"^argument (--\w+)[^:]*:", r"\1:", message
+        )  # argparse names every spelling of the flag
         if "expected one argument" in message or "expected at least one argument" in message:
             message += "; a value that begins with a dash is written --flag=value"
         raise BadInput(message)
@@ -84,14 +95,20 @@ def parse_flags(
         retired: of (flag, value) pairs that once were, what to write instead.
 
     Raises:
-        BadInput: an unknown flag or key (the nearest one is named), a value of the wrong type, or a bad YAML file.
+        BadInput: an unknown flag or key (the nearest one is named), a value of the wrong type, or a
+            bad YAML file.
     """
     hints = get_type_hints(kind)  # before the parser, which changes the fields' types
     parser = _Parser(
-        kind, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        kind,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.retired = retired or {}
-    parser.add_argument("--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins")
+    parser.add_argument(
+        "--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins"
+    )
     given = _Parser([], add_help=False, allow_abbrev=False)
     given.retired = {}
     given.add_argument("--config")
@@ -106,7 +123,9 @@ def parse_flags(
         words, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown and not unknown[0].startswith("-"):
-        raise BadInput(f"{unknown[0]}: a value that belongs to no flag; --help shows which flags take several")
+        raise BadInput(
+            f"{unknown[0]}: a value that belongs to no flag; --help shows which flags take several"
+        )
     if unknown:
         name = unknown[0].split("=")[0]
         raise BadInput(f"unknown flag {name}{_nearest(name.lstrip('-'), list(hints), '--')}")
@@ -141,12 +160,21 @@ def check_shared(flags) -> None:
     """Raises BadInput for values that neither script can use, of the flags that both have."""
     check_numbers(flags)
     check_least(
-        flags, temperature=0, max_rows=1, grader_workers=1, num_shots=0, num_samples=0, max_new_tokens=1, seed=0
-    )  # fmt: skip
+        flags,
+        temperature=0,
+        max_rows=1,
+        grader_workers=1,
+        num_shots=0,
+        num_samples=0,
+        max_new_tokens=1,
+        seed=0,
+    )
     if not 0 < flags.top_p <= 1:
         raise BadInput(f"--top_p {flags.top_p}: must be above 0 and at most 1, which is off")
     if not 0 < flags.grader_timeout <= 86400:
-        raise BadInput(f"--grader_timeout {flags.grader_timeout}: must be above 0 and at most 86400 seconds")
+        raise BadInput(
+            f"--grader_timeout {flags.grader_timeout}: must be above 0 and at most 86400 seconds"
+        )
     if flags.num_shots > 4:
         raise BadInput(f"--num_shots {flags.num_shots}: there are 4 worked examples")
     if flags.seed >= 2**32:  # numpy takes no larger one
@@ -168,7 +196,8 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
 
 
 def yaml_settings(path: str, extended: tuple[Path, ...] = ()) -> dict:
-    """The keys and values of a YAML file. `extends: OTHER.yaml`, in the same folder, comes first; what follows wins.
+    """The keys and values of a YAML file. `extends: OTHER.yaml`, in the same folder, comes first;
+    what follows wins.
 
     Args:
         extended: the files that were extended on the way here.
@@ -181,7 +210,9 @@ def yaml_settings(path: str, extended: tuple[Path, ...] = ()) -> dict:
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or first_line(error)
+        reason = (
+            getattr(error, "problem", None) or getattr(error, "strerror", None) or first_line(error)
+        )
         raise BadInput(f"--config {path}: {where}{reason}") from error
     if not isinstance(settings, dict):
         raise BadInput(f"--config {path}: must hold keys and values, such as max_steps: 100")
@@ -193,19 +224,26 @@ def yaml_settings(path: str, extended: tuple[Path, ...] = ()) -> dict:
     extended = (*extended, Path(path).resolve())
     base_path = Path(path).parent / base
     if base_path.resolve() in extended:
-        raise BadInput(f"--config {path}: extends {base}, which extends this file; a recipe can't extend itself")
+        raise BadInput(
+            f"--config {path}: extends {base}, which extends this file; a recipe can't extend itself"
+        )
     return {**yaml_settings(str(base_path), extended), **settings}
 
 
 def repeated_key(node, seen: set[int] | None = None) -> str | None:
-    """A key that stands twice in one mapping of a YAML document, of which the reader would drop the first."""
+    """A key that stands twice in one mapping of a YAML document, of which the reader would drop the
+    first."""
     seen = set() if seen is None else seen
     if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
         return None
     seen.add(id(node))
     children = node.value
     if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        names = [
+            key.value
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
+        ]
         if repeated := [name for name in names if names.count(name) > 1]:
             return repeated[0]
         children = [value for _, value in node.value]
@@ -213,7 +251,8 @@ def repeated_key(node, seen: set[int] | None = None) -> str | None:
 
 
 def flag_words(settings: dict) -> list[str]:
-    """Flags as command-line words: --key=value, so that a value may begin with a dash, and --key a b for a list.
+    """Flags as command-line words: --key=value, so that a value may begin with a dash, and --key a
+    b for a list.
 
     A flag that is None is left out.
     """
@@ -227,7 +266,8 @@ def flag_words(settings: dict) -> list[str]:
 
 
 def yaml_flags(path: str, hints: dict[str, type]) -> dict:
-    """The flags that a YAML file sets, checked as far as a command line can't: names, null, and what has no word.
+    """The flags that a YAML file sets, checked as far as a command line can't: names, null, and
+    what has no word.
 
     Args:
         hints: the type of each flag that there is.
@@ -242,8 +282,12 @@ def yaml_flags(path: str, hints: dict[str, type]) -> dict:
             raise BadInput(f"--config {path}: unknown key {key}{_nearest(str(key), list(hints))}")
         if value is None and type(None) not in get_args(hints[key]):
             raise BadInput(f"--config {path}: {key} has no value; give one, or leave the key out")
-        if isinstance(value, dict) or any(isinstance(part, (dict, list)) for part in as_list(value)):
-            raise BadInput(f"--config {path}: {key} must be a value or a list of values, not {value!r}")
+        if isinstance(value, dict) or any(
+            isinstance(part, (dict, list)) for part in as_list(value)
+        ):
+            raise BadInput(
+                f"--config {path}: {key} must be a value or a list of values, not {value!r}"
+            )
         if isinstance(value, list) and None in value:
             raise BadInput(f"--config {path}: {key} holds an empty value")
         if isinstance(value, list) and any(re.match(r"-(?!\d|\.\d)", str(part)) for part in value):

@@ -1,4 +1,5 @@
-"""A run's folder: config.yaml, files that are written whole, and files of one JSON object a line."""
+"""A run's folder: config.yaml, files that are written whole, and files of one JSON object a
+line."""
 
 import json
 import logging
@@ -26,7 +27,9 @@ def open_run(flags, default_name: str) -> tuple[Path, Path | None]:
     if flags.resume_from_checkpoint == "newest":
         found = checkpoints(Path(flags.output_dir)) if flags.output_dir else []
         if not found:
-            raise BadInput(f"--resume_from_checkpoint: no checkpoint in --output_dir {flags.output_dir}")
+            raise BadInput(
+                f"--resume_from_checkpoint: no checkpoint in --output_dir {flags.output_dir}"
+            )
         checkpoint = found[-1]
     elif flags.resume_from_checkpoint:
         checkpoint = Path(flags.resume_from_checkpoint)
@@ -35,10 +38,14 @@ def open_run(flags, default_name: str) -> tuple[Path, Path | None]:
     output = Path(broadcast_object_list(name)[0])  # every process takes the first one's time
     holds_run = (output / "config.yaml").exists()
     if not checkpoint and holds_run:
-        raise BadInput(f"--output_dir {output}: holds another run; choose another, or add --resume_from_checkpoint")
+        raise BadInput(
+            f"--output_dir {output}: holds another run; choose another, or add --resume_from_checkpoint"
+        )
     if checkpoint and holds_run and checkpoint.resolve().parents[1] != output.resolve():
-        raise BadInput(f"--output_dir {output}: holds another run than that of {checkpoint}; choose another folder, "
-                       "or leave the flag out")  # fmt: skip
+        raise BadInput(
+            f"--output_dir {output}: holds another run than that of {checkpoint}; choose another folder, "
+            "or leave the flag out"
+        )
     return output, checkpoint
 
 
@@ -47,11 +54,16 @@ def write_config(output: Path, flags) -> None:
     command = ["git", "-C", str(Path(__file__).parents[1]), "rev-parse", "HEAD"]
     piped = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "check": False}
     commit = subprocess.run(command, **piped).stdout if shutil.which("git") else ""
-    versions = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "math-verify")}
+    versions = {
+        name: version(name)
+        for name in ("torch", "transformers", "peft", "accelerate", "math-verify")
+    }
     settings = {**vars(flags), "versions": {"git_commit": commit.strip() or "unknown", **versions}}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        (output / "config.yaml").write_text(
+            yaml.safe_dump(settings, sort_keys=False), encoding="utf-8"
+        )
     except OSError as error:
         raise BadInput(f"--output_dir {output}: can't be written ({error.strerror})") from error
 
@@ -64,12 +76,14 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first. A name that ends otherwise is one still being written."""
+    """The complete checkpoints of a run, oldest first. A name that ends otherwise is one still
+    being written."""
     return sorted(output.glob("checkpoints/step-*[0-9]"))
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The rows of a .jsonl. A last line that a kill cut short is left out; so are damaged lines, which a warning names.
+    """The rows of a .jsonl. A last line that a kill cut short is left out; so are damaged lines,
+    which a warning names.
 
     Raises:
         BadInput: the file can't be read, or holds lines and none of them can be read.
@@ -92,7 +106,9 @@ def read_lines(path: Path) -> list[dict]:
         raise BadInput(f"{path}: no line of it is a JSON object (line {damaged[0]}: {reason})")
     if damaged:
         numbers = ", ".join(map(str, damaged[:10])) + ", ..." * (len(damaged) > 10)
-        logger.warning("%s: left out %d damaged lines (%s; the first: %s)", path, len(damaged), numbers, reason)
+        logger.warning(
+            "%s: left out %d damaged lines (%s; the first: %s)", path, len(damaged), numbers, reason
+        )
     return rows
 
 

@@ -2,7 +2,17 @@
 
 import statistics
 
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, two-sided, for 1 to 9 degrees of freedom
+T_95 = (
+    12.71,
+    4.30,
+    3.18,
+    2.78,
+    2.57,
+    2.45,
+    2.36,
+    2.31,
+    2.26,
+)  # Student's t, two-sided, for 1 to 9 degrees of freedom
 
 
 def interval(values: list[float]) -> tuple[float, float]:

@@ -1,9 +1,12 @@
-"""Small random models of every supported family, hand-made trees, and where the real problems may lie."""
+"""Small random models of every supported family, hand-made trees, and where the real problems may
+lie."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests ask nothing of the network
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process: several test files run side by side
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of each process: several test files run side by side
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import subprocess
@@ -14,7 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from tree import Tree
 
@@ -22,7 +32,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY_BASE = ROOT / "data" / "tiny_base"
 REAL_DATA = ROOT.parent / "shared" / "data"
 VOCABULARY = 100
-FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "gemma3": Gemma3TextConfig}
+FAMILIES = {
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "llama": LlamaConfig,
+    "gemma3": Gemma3TextConfig,
+}
 
 TRIED, SURVIVED = Counter(), Counter()
 
@@ -42,7 +57,8 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"| {name} | {times:,} | {SURVIVED[name]:,} |")
 
 
-# A user, network and mount namespace of one's own: for other machines and other disks. Not permitted everywhere.
+# A user, network and mount namespace of one's own: for other machines and other disks. Not
+# permitted everywhere.
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
 
 
@@ -58,7 +74,8 @@ def namespaces():
 
 
 def random_model(family: str, scale: float = 8.0, **settings):
-    """A two-layer model in float32; `scale` widens its weights, so that its distributions are far from uniform."""
+    """A two-layer model in float32; `scale` widens its weights, so that its distributions are far
+    from uniform."""
     torch.manual_seed(0)
     sizes = dict(
         vocab_size=VOCABULARY,
@@ -134,7 +151,8 @@ def random_tree(rng, nodes: int, prompt: int = 5, longest: int = 4) -> Tree:
 
 
 def path_logprobs(model, tree: Tree, node: int, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities of a node's tokens by one plain forward pass over its path: the definition."""
+    """Log-probabilities of a node's tokens by one plain forward pass over its path: the
+    definition."""
     ids = tree.prompt_ids + tree.completion_ids(node)
     logits = model(torch.tensor([ids])).logits[0].float() / temperature
     count = len(tree.tokens[node])

@@ -1,4 +1,5 @@
-"""Tables for test_reward.py: spellings that models and data sets use, by kind, and what must not pass for them."""
+"""Tables for test_reward.py: spellings that models and data sets use, by kind, and what must not
+pass for them."""
 
 # fmt: off
 # (box content, gold, right?)

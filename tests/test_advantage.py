@@ -1,4 +1,5 @@
-"""Step rewards and advantages on hand-worked trees, and against slow versions written from the definitions."""
+"""Step rewards and advantages on hand-worked trees, and against slow versions written from the
+definitions."""
 
 import itertools
 import math
@@ -33,8 +34,12 @@ def test_step_rewards_by_hand():
     rewards = step_rewards(PARENT, LEAVES)
     assert rewards.tolist() == REWARDS and rewards.dtype == torch.float32
     assert step_rewards(torch.tensor([-1]), torch.tensor([1.0])).tolist() == [1.0]
-    # The mean is over children, not over leaves: a leaf that ended early counts as much as a wide subtree.
-    assert step_rewards(torch.tensor([-1, 0, 0, 1, 1]), torch.tensor([NAN, NAN, 1.0, 0.0, 0.0]))[0] == 0.5
+    # The mean is over children, not over leaves: a leaf that ended early counts as much as a wide
+    # subtree.
+    assert (
+        step_rewards(torch.tensor([-1, 0, 0, 1, 1]), torch.tensor([NAN, NAN, 1.0, 0.0, 0.0]))[0]
+        == 0.5
+    )
 
 
 def test_sibling_advantages_by_hand():
@@ -47,13 +52,17 @@ def test_sibling_advantages_by_hand():
     spread = math.sqrt(0.5 / 3)
     group = [0, 0, -0.5 / spread, 0.5 / spread, 1, -1, 0, 0]
     assert sibling_advantages(rewards, PARENT, "group").tolist() == pytest.approx(group)
-    assert sibling_advantages(rewards, PARENT, "none").tolist() == pytest.approx([0, 0, -0.5, 0.5, 0.5, -0.5, 0, 0])
+    assert sibling_advantages(rewards, PARENT, "none").tolist() == pytest.approx(
+        [0, 0, -0.5, 0.5, 0.5, -0.5, 0, 0]
+    )
 
 
 @pytest.mark.parametrize("right, size", [(1, 8), (4, 8), (7, 8), (1, 3), (2, 3), (1, 2)])
 def test_the_papers_scale_of_zero_one_rewards(right, size):
     """Equation 4: +1 / mu for a right sibling, -1 / (1 - mu) for a wrong one."""
-    rewards = torch.tensor([right / size] + [1.0] * right + [0.0] * (size - right), dtype=torch.double)
+    rewards = torch.tensor(
+        [right / size] + [1.0] * right + [0.0] * (size - right), dtype=torch.double
+    )
     found = sibling_advantages(rewards, torch.tensor([-1] + [0] * size))
     mu = right / size
     assert found[1 : right + 1].tolist() == pytest.approx([1 / mu] * right)
@@ -121,7 +130,9 @@ def test_every_group_sums_to_zero(scale, seed):
     parent, leaves = random_case(seed)
     rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
     advantages = sibling_advantages(rewards, torch.tensor(parent), scale, 0.1)
-    sums = torch.zeros(40, dtype=torch.double).index_add_(0, torch.tensor(parent[1:]), advantages[1:])
+    sums = torch.zeros(40, dtype=torch.double).index_add_(
+        0, torch.tensor(parent[1:]), advantages[1:]
+    )
     assert sums.abs().max() < 1e-9 and advantages.abs().max() > 0.1
 
 
@@ -129,8 +140,15 @@ def test_small_spreads_are_not_blown_up():
     """Section 3.3: [.49, .51] is not [0, 1], though the group's own deviation makes them alike."""
     small, parent = torch.tensor([0.5, 0.49, 0.51]), torch.tensor([-1, 0, 0])
     whole = torch.tensor([0.5, 0.0, 1.0])
-    for scale, expected in (("group", 1.0), ("variance", 0.04), ("deviation", 0.02), ("none", 0.01)):
-        assert sibling_advantages(small, parent, scale).tolist() == pytest.approx([0, -expected, expected], abs=1e-4)
+    for scale, expected in (
+        ("group", 1.0),
+        ("variance", 0.04),
+        ("deviation", 0.02),
+        ("none", 0.01),
+    ):
+        assert sibling_advantages(small, parent, scale).tolist() == pytest.approx(
+            [0, -expected, expected], abs=1e-4
+        )
     assert sibling_advantages(whole, parent, "group").tolist() == pytest.approx([0, -1, 1])
     assert sibling_advantages(whole, parent, "variance").tolist() == pytest.approx([0, -2, 2])
 
@@ -162,7 +180,12 @@ def test_against_slow_versions(seed):
                     expected.append(0.0)
                     continue
                 variance = mu * (1 - mu)
-                sigmas = {"variance": variance, "deviation": math.sqrt(variance), "group": np.std(group), "none": 1.0}
+                sigmas = {
+                    "variance": variance,
+                    "deviation": math.sqrt(variance),
+                    "group": np.std(group),
+                    "none": 1.0,
+                }
                 expected.append((reward(node) - mu) / sigmas[scale])
             found = sibling_advantages(rewards, torch.tensor(parent), scale, threshold)
             assert found.tolist() == pytest.approx(expected)
@@ -195,13 +218,18 @@ def test_tree_grpo_against_a_slow_version(seed):
         tree = [e for e in ends if ancestry(parent, e)[-2] == ancestry(parent, end)[-2]]
         return among(end, tree) + among(end, ends)
 
-    expected = [np.mean([both(e) for e in ends if node in ancestry(parent, e)]) for node in range(1, 40)]
+    expected = [
+        np.mean([both(e) for e in ends if node in ancestry(parent, e)]) for node in range(1, 40)
+    ]
     rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
-    assert tree_grpo_advantages(rewards, torch.tensor(parent)).tolist() == pytest.approx([0.0, *expected])
+    assert tree_grpo_advantages(rewards, torch.tensor(parent)).tolist() == pytest.approx(
+        [0.0, *expected]
+    )
 
 
 def test_treerl_by_hand():
-    # over the root 0, -.5, .5, .5, -.5, .5, .5; over the parent 0, -.5, .5, .5, -.5, 0, 0; leaves 3, 1, 1, 2, 1, 1, 1
+    # over the root 0, -.5, .5, .5, -.5, .5, .5; over the parent 0, -.5, .5, .5, -.5, 0, 0; leaves
+    # 3, 1, 1, 2, 1, 1, 1
     found = treerl_advantages(torch.tensor(REWARDS), PARENT)
     assert found.tolist() == pytest.approx([0, 0, -1, 1, 1 / math.sqrt(2), -1, 0.5, 0.5])
 
@@ -246,12 +274,16 @@ def test_bad_trees_and_settings_are_refused():
 def test_each_estimator_has_the_scale_of_its_source():
     # Rewards between 0 and 1, so that no two scales are alike.
     rewards = step_rewards(PARENT, torch.tensor([NAN, NAN, 0.1, 0.9, NAN, 0.2, 0.8, 0.6]))
-    sources = dict(treerpo="variance", path_share="none", outcome="group", tree_grpo="group", treerl="none")
+    sources = dict(
+        treerpo="variance", path_share="none", outcome="group", tree_grpo="group", treerl="none"
+    )
     assert sources.keys() == ESTIMATORS.keys()
     for name, source in sources.items():
         assert default_scale(name) == source
         for scale in SCALES:
-            same = torch.allclose(ESTIMATORS[name](rewards, PARENT), ESTIMATORS[name](rewards, PARENT, scale))
+            same = torch.allclose(
+                ESTIMATORS[name](rewards, PARENT), ESTIMATORS[name](rewards, PARENT, scale)
+            )
             assert same == (scale == source)
 
 
@@ -262,7 +294,9 @@ def test_only_children_go_on_with_their_parents_advantage():
     assert found.tolist() == pytest.approx([0.0, 0.7, -0.7, 0.7, 0.7, 0.2, -0.2])
     # Where credit comes from leaves they have it already.
     rewards = step_rewards(parent, torch.tensor([NAN, NAN, NAN, NAN, 1.0, 0.0, 1.0]))
-    assert with_only_children(leaf_advantages(rewards, parent), parent).equal(leaf_advantages(rewards, parent))
+    assert with_only_children(leaf_advantages(rewards, parent), parent).equal(
+        leaf_advantages(rewards, parent)
+    )
 
 
 @pytest.mark.parametrize("inherits", [True, False])
@@ -277,8 +311,8 @@ def test_only_children_make_a_narrow_tree_unbiased(inherits):
 
 
 def expected_gradient(estimator, width=2):
-    """The gradient that an estimator gives on average, over every tree of two binary steps, two first ones with `width`
-    children each, beside the exact gradient of the expected reward."""
+    """The gradient that an estimator gives on average, over every tree of two binary steps, two
+    first ones with `width` children each, beside the exact gradient of the expected reward."""
     first = torch.tensor([0.3, -0.4], dtype=torch.double, requires_grad=True)
     second = torch.tensor([[0.1, 0.5], [-0.7, 0.2]], dtype=torch.double, requires_grad=True)
     reward = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -289,15 +323,25 @@ def expected_gradient(estimator, width=2):
         pairs = list(zip([a1] * width + [a2] * width, b))
         steps = [logp[a1], logp[a2], *(logq[pair] for pair in pairs)]
         leaves = [NAN] * 3 + [float(reward[pair]) for pair in pairs]
-        advantages = estimator(step_rewards(parent, torch.tensor(leaves, dtype=torch.double)), parent)
+        advantages = estimator(
+            step_rewards(parent, torch.tensor(leaves, dtype=torch.double)), parent
+        )
         probability = sum(steps).exp().detach()
-        surrogate = surrogate + probability * sum(a * step for a, step in zip(advantages[1:], steps))
-    return [torch.autograd.grad(value, (first, second), retain_graph=True) for value in (surrogate, exact)]
+        surrogate = surrogate + probability * sum(
+            a * step for a, step in zip(advantages[1:], steps)
+        )
+    return [
+        torch.autograd.grad(value, (first, second), retain_graph=True)
+        for value in (surrogate, exact)
+    ]
 
 
 def test_path_shares_give_an_unbiased_policy_gradient():
     found, exact = expected_gradient(path_share_advantages)
     assert all(torch.allclose(a, b) for a, b in zip(found, exact)) and exact[0].abs().max() > 0.01
-    # Plain sibling advantages lack (N - 1) / N at each depth, and count N^d nodes at depth d: late steps weigh double.
-    found, exact = expected_gradient(lambda rewards, parent: sibling_advantages(rewards, parent, "none"))
+    # Plain sibling advantages lack (N - 1) / N at each depth, and count N^d nodes at depth d: late
+    # steps weigh double.
+    found, exact = expected_gradient(
+        lambda rewards, parent: sibling_advantages(rewards, parent, "none")
+    )
     assert torch.allclose(found[0], exact[0]) and torch.allclose(found[1], 2 * exact[1])

@@ -10,7 +10,14 @@ import pytest
 from conftest import REAL_DATA, TINY_BASE
 
 from data import arithmetic, problems
-from data.problems import completion_text, encode_prompt, file_name, load_problems, short_name, template_for
+from data.problems import (
+    completion_text,
+    encode_prompt,
+    file_name,
+    load_problems,
+    short_name,
+    template_for,
+)
 from reward import extract_answer
 from run.errors import BadInput
 
@@ -28,7 +35,10 @@ def test_arithmetic_splits_are_disjoint_and_right():
     assert all(arithmetic.split_of(p) == "train" for p in texts[0])
     assert all(arithmetic.split_of(p) == "test" for p in texts[1])
     for row in test[:300]:  # digits and + - * alone, so Python's own precedence may check ours
-        assert str(eval(row["problem"])) == row["answer"] and 0 <= int(row["answer"]) <= arithmetic.LARGEST
+        assert (
+            str(eval(row["problem"])) == row["answer"]
+            and 0 <= int(row["answer"]) <= arithmetic.LARGEST
+        )
     assert load_problems("arithmetic", "test") == test
 
 
@@ -40,8 +50,13 @@ def test_the_base_never_reads_a_train_or_test_problem():
         problem = arithmetic.sample_problem(rng, rng.randint(2, 7), "base")
         assert arithmetic.split_of(problem) == "base" and write_solution(problem, rng).endswith("}")
         drill, text = write_drill(rng)  # of two terms, and no train or test problem is so short
-        assert len(arithmetic.operators(drill)) == 1 and text.split("\n")[0] == arithmetic.solve(drill)
-    assert all(len(arithmetic.operators(row["problem"])) >= 4 for row in load_problems("arithmetic", "train"))
+        assert len(arithmetic.operators(drill)) == 1 and text.split("\n")[0] == arithmetic.solve(
+            drill
+        )
+    assert all(
+        len(arithmetic.operators(row["problem"])) >= 4
+        for row in load_problems("arithmetic", "train")
+    )
 
 
 def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
@@ -55,16 +70,27 @@ def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
         rows = load_problems(str(path))
     assert [(row["problem"], row["answer"]) for row in rows] == [("1+1", "2"), ("4+4", "8")]
     assert "skipped 2 rows not a JSON object (rows 2, 5)" in caplog.text
-    assert "skipped 1 row not in UTF-8 or not Unicode; save the file as UTF-8 (rows 6)" in caplog.text
+    assert (
+        "skipped 1 row not in UTF-8 or not Unicode; save the file as UTF-8 (rows 6)" in caplog.text
+    )
     assert "skipped 2 rows without a problem or an answer (rows 4, 7)" in caplog.text
 
 
 def test_ids_that_repeat_keep_their_rows(tmp_path, caplog):
-    rows = [{"id": i, "problem": f"p{place}", "answer": "1"} for place, i in enumerate((7, 8, 7, "8", None, None))]
+    rows = [
+        {"id": i, "problem": f"p{place}", "answer": "1"}
+        for place, i in enumerate((7, 8, 7, "8", None, None))
+    ]
     with caplog.at_level(logging.WARNING):
-        read = load_problems(write(tmp_path / "mine.jsonl", [*rows, rows[1], {"id": "", "problem": "p6", "answer": 2}]))
+        read = load_problems(
+            write(
+                tmp_path / "mine.jsonl", [*rows, rows[1], {"id": "", "problem": "p6", "answer": 2}]
+            )
+        )
     assert [row["problem"] for row in read] == ["p0", "p1", "p2", "p3", "p4", "p5", "p6"]
-    assert [row["id"] for row in read[:4]] == ["7", "8", "7#3", "8#4"] and len({row["id"] for row in read}) == 7
+    assert [row["id"] for row in read[:4]] == ["7", "8", "7#3", "8#4"] and len(
+        {row["id"] for row in read}
+    ) == 7
     assert "2 rows with the id of an earlier row: #ROW is added to it (rows 3, 4)" in caplog.text
     assert "skipped 1 row equal to an earlier row with the same id (rows 7)" in caplog.text
 
@@ -74,14 +100,19 @@ def test_other_files(tmp_path, suffix):
     import datasets
 
     path = tmp_path / f"mine.{suffix}"
-    table = datasets.Dataset.from_list([{"prompt": "1+1", "solution": "so \\boxed{\\frac{4}{2}}"}] * 3)
+    table = datasets.Dataset.from_list(
+        [{"prompt": "1+1", "solution": "so \\boxed{\\frac{4}{2}}"}] * 3
+    )
     getattr(table, f"to_{suffix}")(path)
     rows = load_problems(str(path))
     assert len(rows) == 3 and rows[0]["problem"] == "1+1" and rows[0]["answer"] == "\\frac{4}{2}"
 
 
 def test_known_names_from_a_folder(tmp_path):
-    write(tmp_path / "gsm8k.jsonl", [{"id": i, "problem": f"p{i}", "answer": str(i)} for i in range(4)])
+    write(
+        tmp_path / "gsm8k.jsonl",
+        [{"id": i, "problem": f"p{i}", "answer": str(i)} for i in range(4)],
+    )
     assert [r["id"] for r in load_problems("gsm8k[1:3]", "test", str(tmp_path))] == ["1", "2"]
     assert load_problems("gsm8k", "train", str(tmp_path))[0]["problem"] == "p0"
     write(tmp_path / "train_gsm8k.jsonl", [{"problem": "t", "answer": "1"}])
@@ -92,7 +123,10 @@ def test_known_names_from_a_folder(tmp_path):
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"q": "1+1", "a": "2"}])
     assert load_problems(path, problem_column="q", answer_column="a")[0]["answer"] == "2"
-    with pytest.raises(BadInput, match=r"no column problem\|question\|prompt \(it has: a, q\); set --problem_column"):
+    with pytest.raises(
+        BadInput,
+        match=r"no column problem\|question\|prompt \(it has: a, q\); set --problem_column",
+    ):
         load_problems(path)
     with pytest.raises(BadInput, match="no column gold"):
         load_problems(path, problem_column="q", answer_column="gold")
@@ -112,7 +146,9 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
-@pytest.mark.parametrize("name, rows", [("math500", 500), ("gsm8k", 1319), ("minerva", 272), ("olympiadbench", 675)])
+@pytest.mark.parametrize(
+    "name, rows", [("math500", 500), ("gsm8k", 1319), ("minerva", 272), ("olympiadbench", 675)]
+)
 def test_real_sets(name, rows):
     assert len(load_problems(name, "test", str(REAL_DATA))) == rows
 
@@ -121,7 +157,10 @@ def test_prompts(tokenizer):
     problem = "what is {x} + 1?"
     plain = tokenizer.decode(encode_prompt(tokenizer, problem))
     assert plain == "Problem: what is {x} + 1?\nSolution:"
-    assert tokenizer.decode(encode_prompt(tokenizer, problem, "Q {problem} \\boxed{}:")) == f"Q {problem} \\boxed{{}}:"
+    assert (
+        tokenizer.decode(encode_prompt(tokenizer, problem, "Q {problem} \\boxed{}:"))
+        == f"Q {problem} \\boxed{{}}:"
+    )
     shots = tokenizer.decode(encode_prompt(tokenizer, problem, num_shots=2))
     assert shots.endswith("\\boxed{7}\n\n" + plain) and shots.count("Problem:") == 3
     invented = tokenizer.encode(" so \\boxed{1}\n\nProblem: another\nSolution: \\boxed{2}")
@@ -140,13 +179,21 @@ def test_an_answer_in_a_list_is_read_as_without_the_list(tmp_path):
     answers = [["5"], ["x=1", "x=2"], [None], [{"value": 1}], [], None]
     rows = [{"question": f"q{i}", "answer": answer} for i, answer in enumerate(answers)]
     (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert [row["answer"] for row in load_problems(str(tmp_path / "lists.jsonl"))] == ["5", "x=1, x=2"]
+    assert [row["answer"] for row in load_problems(str(tmp_path / "lists.jsonl"))] == [
+        "5",
+        "x=1, x=2",
+    ]
 
 
 def golds(tmp_path, answers):
     """The gold answers that are read from these; None for one that is left out."""
-    rows = [{"id": str(i), "question": f"q{i}", "answer": answer} for i, answer in enumerate(["0", *answers])]
-    read = {row["id"]: row["answer"] for row in load_problems(write(tmp_path / "golds.jsonl", rows))}
+    rows = [
+        {"id": str(i), "question": f"q{i}", "answer": answer}
+        for i, answer in enumerate(["0", *answers])
+    ]
+    read = {
+        row["id"]: row["answer"] for row in load_problems(write(tmp_path / "golds.jsonl", rows))
+    }
     return [read.get(str(i)) for i in range(1, len(rows))]
 
 
@@ -205,15 +252,25 @@ def test_numbers_are_read_as_written(tmp_path):
 
 
 def test_solutions_without_an_answer_are_named(tmp_path, caplog):
-    texts = ["Count them one by one, then halve the sum.", "He is left.", "一" * 40, r"\frac{2}{3}", "Eve and Ann"]
+    texts = [
+        "Count them one by one, then halve the sum.",
+        "He is left.",
+        "一" * 40,
+        r"\frac{2}{3}",
+        "Eve and Ann",
+    ]
     with caplog.at_level(logging.WARNING):
         assert golds(tmp_path, texts) == texts
-    assert "3 rows with a text instead of an answer" in caplog.text and "(rows 2, 3, 4)" in caplog.text
+    assert (
+        "3 rows with a text instead of an answer" in caplog.text and "(rows 2, 3, 4)" in caplog.text
+    )
 
 
 def test_a_csv_is_text(tmp_path, caplog):
     path = tmp_path / "mine.csv"
-    path.write_text('question,answer\na,null\n"b, c",NULL\nd,2021-03-04\ne,007\nf,"8\n9"\ng,1,500\nh\ni,j,\n')
+    path.write_text(
+        'question,answer\na,null\n"b, c",NULL\nd,2021-03-04\ne,007\nf,"8\n9"\ng,1,500\nh\ni,j,\n'
+    )
     with caplog.at_level(logging.WARNING):
         rows = load_problems(str(path))
     assert [row["answer"] for row in rows] == ["null", "NULL", "2021-03-04", "007", "8\n9", "j"]
@@ -222,24 +279,35 @@ def test_a_csv_is_text(tmp_path, caplog):
     assert "skipped 1 row without a problem or an answer (rows 7)" in caplog.text
 
 
-@pytest.mark.parametrize("name, text", [
-    ("mine.csv", "problem;answer\n1, 2?;3,5\n"), ("mine.tsv", "problem\tanswer\n1, 2?\t3,5\n"),
-    ("MINE.CSV", '\n problem , answer\n"1, 2?","3,5"\n'), ("m[0-9]*.csv", 'answer,problem\n"3,5","1, 2?"'),
-    ("mine.jsonl", '[{"problem": "1, 2?", "answer": "3,5"}]'), ("mine.Json", '{"problem": "1, 2?", "answer": "3,5"}'),
-    ("m.jsonl", '[\n {"problem": "1, 2?",\n "answer": "3,5"}\n]'),
-    ("mine.json", '{"rows": [{"problem": "1, 2?", "answer": "3,5"}], "version": 2}'),
-    ("m.json", '{"problem": ["1, 2?"], "answer": ["3,5"]}'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("mine.csv", "problem;answer\n1, 2?;3,5\n"),
+        ("mine.tsv", "problem\tanswer\n1, 2?\t3,5\n"),
+        ("MINE.CSV", '\n problem , answer\n"1, 2?","3,5"\n'),
+        ("m[0-9]*.csv", 'answer,problem\n"3,5","1, 2?"'),
+        ("mine.jsonl", '[{"problem": "1, 2?", "answer": "3,5"}]'),
+        ("mine.Json", '{"problem": "1, 2?", "answer": "3,5"}'),
+        ("m.jsonl", '[\n {"problem": "1, 2?",\n "answer": "3,5"}\n]'),
+        ("mine.json", '{"rows": [{"problem": "1, 2?", "answer": "3,5"}], "version": 2}'),
+        ("m.json", '{"problem": ["1, 2?"], "answer": ["3,5"]}'),
+    ],
+)
 def test_shapes_of_files(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    assert [(row["problem"], row["answer"]) for row in load_problems(str(tmp_path / name))] == [("1, 2?", "3,5")]
+    assert [(row["problem"], row["answer"]) for row in load_problems(str(tmp_path / name))] == [
+        ("1, 2?", "3,5")
+    ]
 
 
-@pytest.mark.parametrize("suffix, text", [
-    ("jsonl", '{"problem": "naïve", "answer": "1"}\n{"problem": "b", "answer": "2"}'),
-    ("csv", "problem,answer\nnaïve,1\nb,2"),
-    ("json", '[{"problem": "naïve", "answer": "1"}, {"problem": "b", "answer": "2"}]'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "suffix, text",
+    [
+        ("jsonl", '{"problem": "naïve", "answer": "1"}\n{"problem": "b", "answer": "2"}'),
+        ("csv", "problem,answer\nnaïve,1\nb,2"),
+        ("json", '[{"problem": "naïve", "answer": "1"}, {"problem": "b", "answer": "2"}]'),
+    ],
+)
 def test_encodings(tmp_path, caplog, suffix, text):
     path = tmp_path / f"mine.{suffix}"
     for encoding in ("utf-8-sig", "utf-16", "utf-16-be", "utf-32"):
@@ -248,21 +316,42 @@ def test_encodings(tmp_path, caplog, suffix, text):
     path.write_bytes(text.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
         assert [row["problem"] for row in load_problems(str(path))] == ["b"]
-    assert "skipped 1 row not in UTF-8 or not Unicode; save the file as UTF-8 (rows 1)" in caplog.text
+    assert (
+        "skipped 1 row not in UTF-8 or not Unicode; save the file as UTF-8 (rows 1)" in caplog.text
+    )
 
 
-@pytest.mark.parametrize("name, data, cause", [
-    ("a.jsonl.bz2", b"BZh9", r"\.bz2 files are not read; .* \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
-    ("a.xlsx", b"PK", r"\.xlsx files are not read"), ("data", b"{}", "without an ending are not read"),
-    ("a.jsonl", b"\x1f\x8b\x08", "compressed"), ("a.parquet", b"version https://git-lfs.github.com/spec", "LFS"),
-    ("a.csv", b'problem,answer\nb,1\n"c,2\nd,3', "line 4: unexpected end"),
-    ("b.csv", b"problem,answer,answer\na,1,2", "two columns have the same name"),
-    ("a.json", b'[{"problem": "b",]', "line 1 column"), ("b.json", b"[1]", "no array of objects"),
-    ("c.json", b'{"train": [{"problem": "b"}], "dev": [{"problem": "b"}]}', r"several tables \(train, dev\)"),
-    ("b.jsonl", b'{\n"problem": "b"\n}', "no line of it is a JSON object"),
-    ("b.parquet", b"PAR1....PAR1", "can't be read as parquet"), ("c.jsonl", b"\xff\xfea", "encoding is broken"),
-    ("d.jsonl", b'{"problem": "\\ud800", "answer": "1"}', r"no problems in it \(1 row not in UTF-8 or not Unicode"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, data, cause",
+    [
+        (
+            "a.jsonl.bz2",
+            b"BZh9",
+            r"\.bz2 files are not read; .* \.jsonl, \.json, \.csv, \.tsv, \.parquet",
+        ),
+        ("a.xlsx", b"PK", r"\.xlsx files are not read"),
+        ("data", b"{}", "without an ending are not read"),
+        ("a.jsonl", b"\x1f\x8b\x08", "compressed"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec", "LFS"),
+        ("a.csv", b'problem,answer\nb,1\n"c,2\nd,3', "line 4: unexpected end"),
+        ("b.csv", b"problem,answer,answer\na,1,2", "two columns have the same name"),
+        ("a.json", b'[{"problem": "b",]', "line 1 column"),
+        ("b.json", b"[1]", "no array of objects"),
+        (
+            "c.json",
+            b'{"train": [{"problem": "b"}], "dev": [{"problem": "b"}]}',
+            r"several tables \(train, dev\)",
+        ),
+        ("b.jsonl", b'{\n"problem": "b"\n}', "no line of it is a JSON object"),
+        ("b.parquet", b"PAR1....PAR1", "can't be read as parquet"),
+        ("c.jsonl", b"\xff\xfea", "encoding is broken"),
+        (
+            "d.jsonl",
+            b'{"problem": "\\ud800", "answer": "1"}',
+            r"no problems in it \(1 row not in UTF-8 or not Unicode",
+        ),
+    ],
+)
 def test_files_that_cannot_be_read_say_why(tmp_path, name, data, cause):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(BadInput, match=cause):
@@ -270,7 +359,9 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, data, cause):
 
 
 def test_folders_say_why(tmp_path):
-    configs = "\n".join(f"- config_name: {name}\n  data_files: {name}.jsonl" for name in ("easy", "hard"))
+    configs = "\n".join(
+        f"- config_name: {name}\n  data_files: {name}.jsonl" for name in ("easy", "hard")
+    )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
     for name in ("easy", "hard"):
         write(tmp_path / f"{name}.jsonl", [{"problem": "1", "answer": "2"}])
@@ -308,14 +399,25 @@ def turn(content, role="user"):
 def test_conversations(tmp_path, caplog):
     parts = [{"type": "text", "text": "5+"}, {"type": "text", "text": "6"}]
     prompts = [
-        [turn("1+2")], [turn("Be brief.", "system"), turn("3+4")], [turn(parts)], json.dumps([turn("7+8")]),
-        [turn("a"), turn("b", "assistant"), turn("c")], [turn("Be brief.", "system")], str([turn("d")]), [],
+        [turn("1+2")],
+        [turn("Be brief.", "system"), turn("3+4")],
+        [turn(parts)],
+        json.dumps([turn("7+8")]),
+        [turn("a"), turn("b", "assistant"), turn("c")],
+        [turn("Be brief.", "system")],
+        str([turn("d")]),
+        [],
         [turn([{"type": "image", "url": "e.png"}])],
-    ]  # fmt: skip
-    rows = [{"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": "9"}} for prompt in prompts]
+    ]
+    rows = [
+        {"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": "9"}}
+        for prompt in prompts
+    ]
     with caplog.at_level(logging.WARNING):
         read = load_problems(write(tmp_path / "chat.jsonl", rows))
-    assert [(row["problem"], row["answer"]) for row in read] == [(p, "9") for p in ("1+2", "3+4", "5+6", "7+8")]
+    assert [(row["problem"], row["answer"]) for row in read] == [
+        (p, "9") for p in ("1+2", "3+4", "5+6", "7+8")
+    ]
     assert "1 row with a system message, which is left out (rows 2)" in caplog.text
     assert "skipped 4 rows whose prompt is not one user message" in caplog.text
     assert "skipped 1 row whose prompt holds more than text (rows 9)" in caplog.text
@@ -324,7 +426,13 @@ def test_conversations(tmp_path, caplog):
 def test_slices(tmp_path, caplog):
     path = write(tmp_path / "set[2].jsonl", [{"problem": f"p{i}", "answer": i} for i in range(6)])
     assert len(load_problems(path)) == 6  # brackets in a name are no slice
-    for inside, answers in {"-1:": "5", ":-4": "01", "1::2": "135", "::-1": "543210", " 2 : 4 ": "23"}.items():
+    for inside, answers in {
+        "-1:": "5",
+        ":-4": "01",
+        "1::2": "135",
+        "::-1": "543210",
+        " 2 : 4 ": "23",
+    }.items():
         assert "".join(row["answer"] for row in load_problems(f"{path}[{inside}]")) == answers
     for inside in ("2", ":25%", "x:", "::0", "1:2:3:4", " "):
         with pytest.raises(BadInput, match=r"the slice \[.*\] must be"):
@@ -338,7 +446,10 @@ def test_slices(tmp_path, caplog):
 
 
 def test_names_of_files():
-    slices, paths = ["svamp[:9]", "svamp[9:]", "svamp[-9:]"], ["one/set.jsonl", "two/set.jsonl", "set.jsonl"]
+    slices, paths = (
+        ["svamp[:9]", "svamp[9:]", "svamp[-9:]"],
+        ["one/set.jsonl", "two/set.jsonl", "set.jsonl"],
+    )
     files = [file_name(name) for name in [*slices, *paths, "math500", "a b", "a:b", "/"]]
     assert len(set(files)) == 10 and all(re.fullmatch(r"[A-Za-z0-9_.-]+", file) for file in files)
     assert file_name("math500") == "math500" and len(file_name("x/" * 200 + "y" * 300)) < 150
@@ -355,14 +466,25 @@ STRICT = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exceptio
 PARTS = "{% for part in m.content %}{{ part.text }}{% endfor %}"
 
 
-@pytest.mark.parametrize("template, start, end", [
-    (LOOP + NO_SYSTEM + "[{{ m.content }}]{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
-    (LOOP + STRICT + "({{ m.content }}){% endfor %}:", "(SYSTEM\n\n", "6*7):"),
-    (LOOP + "{% if m.role != 'system' %}[{{ m.content }}]{% endif %}{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
-    (LOOP + "[" + PARTS + "]{% endfor %}:", "[SYSTEM][", "6*7]:"),
-    (LOOP + NO_SYSTEM + "[{{ m.content[0]['text'] }}]{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
-    (LOOP + "<{{ m.role }}>{{ m.content }}\n{% endfor %}", "<system>SYSTEM\n<user>", "6*7\n<assistant>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "template, start, end",
+    [
+        (LOOP + NO_SYSTEM + "[{{ m.content }}]{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
+        (LOOP + STRICT + "({{ m.content }}){% endfor %}:", "(SYSTEM\n\n", "6*7):"),
+        (
+            LOOP + "{% if m.role != 'system' %}[{{ m.content }}]{% endif %}{% endfor %}:",
+            "[SYSTEM\n\n",
+            "6*7]:",
+        ),
+        (LOOP + "[" + PARTS + "]{% endfor %}:", "[SYSTEM][", "6*7]:"),
+        (LOOP + NO_SYSTEM + "[{{ m.content[0]['text'] }}]{% endfor %}:", "[SYSTEM\n\n", "6*7]:"),
+        (
+            LOOP + "<{{ m.role }}>{{ m.content }}\n{% endfor %}",
+            "<system>SYSTEM\n<user>",
+            "6*7\n<assistant>",
+        ),
+    ],
+)
 def test_chat_templates_of_other_forms(tokenizer, monkeypatch, template, start, end):
     monkeypatch.setattr(tokenizer, "chat_template", template)
     text = rendered(tokenizer)
@@ -370,11 +492,16 @@ def test_chat_templates_of_other_forms(tokenizer, monkeypatch, template, start, 
     assert all(question in rendered(tokenizer, num_shots=2) for question, _ in problems.SHOTS[:2])
 
 
-@pytest.mark.parametrize("template, cause", [
-    ("What now?", "leaves out the problem"), ("{{ messages[-1].content }}:", "leaves out"),
-    (LOOP + "{{ m.content | upper }}{% endfor %}", "leaves out the problem"), (LOOP, "Unexpected end of template"),
-    ({"rag": "x", "tool_use": "y"}, r"several chat templates \(rag, tool_use\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "template, cause",
+    [
+        ("What now?", "leaves out the problem"),
+        ("{{ messages[-1].content }}:", "leaves out"),
+        (LOOP + "{{ m.content | upper }}{% endfor %}", "leaves out the problem"),
+        (LOOP, "Unexpected end of template"),
+        ({"rag": "x", "tool_use": "y"}, r"several chat templates \(rag, tool_use\)"),
+    ],
+)
 def test_chat_templates_that_are_refused(tokenizer, monkeypatch, template, cause):
     monkeypatch.setattr(tokenizer, "chat_template", template)
     with pytest.raises(BadInput, match=cause):
@@ -387,17 +514,26 @@ def special_tokenizer(*tokens, around="$A"):
     from transformers import AddedToken, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True
+    )
     names = [("<end>", 0), ("<pad>", 1), ("<unk>", 2)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=names)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=around, special_tokens=names
+    )
     return tokenizer
 
 
-@pytest.mark.parametrize("around, before", [("$A <end>", []), ("<pad> $A <unk> <end>", [1]), ("<end> $A", [0])])
+@pytest.mark.parametrize(
+    "around, before", [("$A <end>", []), ("<pad> $A <unk> <end>", [1]), ("<end> $A", [0])]
+)
 def test_a_prompt_ends_with_its_text(around, before):
     tokenizer = special_tokenizer(around=around)
     text = tokenizer.encode("6*7=", add_special_tokens=False)
-    assert tokenizer.encode("6*7=") != text and encode_prompt(tokenizer, "6*7", "{problem}=") == before + text
+    assert (
+        tokenizer.encode("6*7=") != text
+        and encode_prompt(tokenizer, "6*7", "{problem}=") == before + text
+    )
     if before:  # no second one where the template brings it
         written = tokenizer.decode(before) + "{problem}="
         assert encode_prompt(tokenizer, "6*7", written) == before + text
@@ -411,15 +547,26 @@ def test_special_tokens_in_a_problem_are_text():
         ids = encode_prompt(tokenizer, problem)
         assert ids.count(turn_id) == 2 and 0 not in ids and problem in tokenizer.decode(ids)
         plain = encode_prompt(tokenizer, problem, "<|turn|>{problem}={problem}")
-        assert plain.count(turn_id) == 1 and 0 not in plain and f"{problem}={problem}" in tokenizer.decode(plain)
+        assert (
+            plain.count(turn_id) == 1
+            and 0 not in plain
+            and f"{problem}={problem}" in tokenizer.decode(plain)
+        )
 
 
 def test_think_tags_that_are_special_tokens_stay():
     tokenizer = special_tokenizer("<think>", "</think>", "<thinking>", "</thinking>", "<|turn|>")
-    for text in ("<think>\\boxed{1}</think>\\boxed{2}", "<thinking>1</thinking> 2", "\\boxed{3}</think>"):
+    for text in (
+        "<think>\\boxed{1}</think>\\boxed{2}",
+        "<thinking>1</thinking> 2",
+        "\\boxed{3}</think>",
+    ):
         for end in ("", "<end>", "<|turn|>", "<end><pad><pad>"):
             assert completion_text(tokenizer, tokenizer.encode(text + end)) == text
-    assert extract_answer(completion_text(tokenizer, tokenizer.encode("<think>\\boxed{1}</think> so"))) is None
+    assert (
+        extract_answer(completion_text(tokenizer, tokenizer.encode("<think>\\boxed{1}</think> so")))
+        is None
+    )
 
 
 def test_line_breaks_in_a_template():

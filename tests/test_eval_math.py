@@ -74,7 +74,9 @@ def test_workers_are_asked_only_where_they_can_change_the_vote():
     judge = Judge()
     assert majority(["x+1", "1+x", "2", "2", "2"], [0.0, 0.0, 1.0, 1.0, 1.0], judge) == 1.0
     assert majority(["x+1", "1+x", "y"], [0.0, 0.0, 0.0], judge) == 0.0
-    assert majority(["9" * 400, "9" * 399, "7"], [0.0, 0.0, 1.0], judge) == pytest.approx(1 / 3)  # too long to compare
+    assert majority(["9" * 400, "9" * 399, "7"], [0.0, 0.0, 1.0], judge) == pytest.approx(
+        1 / 3
+    )  # too long to compare
     assert judge.asked == 0
 
 
@@ -82,7 +84,9 @@ def test_greedy_rows_stay_apart_from_samples_at_temperature_0(tiny_base, tokeniz
     problems = load_problems("arithmetic[:2]", "test")
     with Grader(1) as grader:
         flags = Flags(num_samples=3, temperature=0.0, max_new_tokens=8)
-        scores = evaluate(tiny_base, tokenizer, {"x": problems}, grader, Accelerator(), flags, tmp_path)["x"]
+        scores = evaluate(
+            tiny_base, tokenizer, {"x": problems}, grader, Accelerator(), flags, tmp_path
+        )["x"]
     rows = [json.loads(line) for line in (tmp_path / "eval" / "x.jsonl").read_text().splitlines()]
     assert [row["greedy"] for row in rows] == [True, False, False, False] * 2
     assert {"pass@1", "avg@3", "greedy_length", "sampled_length"} <= scores.keys()
@@ -90,7 +94,14 @@ def test_greedy_rows_stay_apart_from_samples_at_temperature_0(tiny_base, tokeniz
 
 def test_folders_of_evaluations_differ_by_run_and_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paths = ("results/A/model", "results/B/model", "results/B/checkpoints/step-000002", "x/final", "y/final", "here")
+    paths = (
+        "results/A/model",
+        "results/B/model",
+        "results/B/checkpoints/step-000002",
+        "x/final",
+        "y/final",
+        "here",
+    )
     for path in paths:
         (tmp_path / path).mkdir(parents=True)
     names = [{"model_name_or_path": name} for name in (*paths, "org/one", "other/one", "one", "/")]
@@ -98,11 +109,15 @@ def test_folders_of_evaluations_differ_by_run_and_model(tmp_path, monkeypatch):
     folders = [eval_math.default_folder(Flags(**name)) for name in names]
     assert folders[:3] == ["results/eval-A", "results/eval-B", "results/eval-B-step-000002"]
     assert len(set(folders)) == len(folders) and all(folder.count("/") == 1 for folder in folders)
-    assert eval_math.default_folder(Flags(model_name_or_path=f"{tmp_path}/results/A/model/")) == "results/eval-A"
+    assert (
+        eval_math.default_folder(Flags(model_name_or_path=f"{tmp_path}/results/A/model/"))
+        == "results/eval-A"
+    )
 
 
 def test_scores_of_other_flags_or_weights_are_not_replaced(tmp_path, monkeypatch, capsys):
-    """Other benchmarks join them; the same evaluation again is the same; a run's folder is left alone."""
+    """Other benchmarks join them; the same evaluation again is the same; a run's folder is left
+    alone."""
     more = ["--max_new_tokens", "8", "--output_dir", tmp_path / "out", "--max_rows", "9"]
     for name in ("arithmetic[:2]", "arithmetic[2:5]", "arithmetic[:2]"):
         monkeypatch.setattr("sys.argv", ["eval_math.py", "--benchmarks", name, *map(str, more)])
@@ -150,8 +165,16 @@ def test_summary_by_hand():
     ]
     scores = summarise(rows)
     assert scores["n"] == 2 and scores["pass@1"] == {"mean": 0.5, "standard_error": 0.5}
-    assert scores["avg@2"]["mean"] == 0.25 and scores["pass@2"]["mean"] == 0.5 and scores["maj@2"]["mean"] == 0.25
-    assert scores["greedy_length"] == 15 and scores["sampled_length"] == 25 and scores["sampled_unfinished"] == 0
+    assert (
+        scores["avg@2"]["mean"] == 0.25
+        and scores["pass@2"]["mean"] == 0.5
+        and scores["maj@2"]["mean"] == 0.25
+    )
+    assert (
+        scores["greedy_length"] == 15
+        and scores["sampled_length"] == 25
+        and scores["sampled_unfinished"] == 0
+    )
     assert "50.0 ± 50.0" in format_table({"x": scores})
 
 
@@ -159,9 +182,13 @@ def test_the_papers_table(tmp_path, monkeypatch, capsys):
     one = {"pass@1": {"mean": 0.5, "standard_error": 0.01}, "greedy_length": 100.0}
     for folder, names in (("whole", eval_math.PAPER_BENCHMARKS), ("part_1", ["math500"])):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "scores.json").write_text(json.dumps({"scores": dict.fromkeys(names, one)}))
+        (tmp_path / folder / "scores.json").write_text(
+            json.dumps({"scores": dict.fromkeys(names, one)})
+        )
     folders = [str(tmp_path / name) for name in ("whole", "part_1")]
-    monkeypatch.setattr("sys.argv", ["eval_math.py", "--table", *folders, "--output_dir", str(tmp_path)])
+    monkeypatch.setattr(
+        "sys.argv", ["eval_math.py", "--table", *folders, "--output_dir", str(tmp_path)]
+    )
     eval_math.main()
     table = (tmp_path / "paper_table.md").read_text()
     assert "| whole | greedy | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 |" in table
@@ -173,13 +200,17 @@ def test_the_papers_table(tmp_path, monkeypatch, capsys):
         ("7B GRPO", "26.7", "74.3", "34.7", "27.1", "40.7"),
         ("7B TreeRPO", "26.7", "75.5", "35.4", "28.1", "41.4"),
     ):
-        row = " | ".join((f"{name} (published, arXiv 2506.05183)", "mean over 8 or 16 samples", *cells))
+        row = " | ".join(
+            (f"{name} (published, arXiv 2506.05183)", "mean over 8 or 16 samples", *cells)
+        )
         assert f"| {row} |" in table
     lengths = table[table.index("mean length") :]
     assert "| whole | greedy | 100 | 100 | 100 | 100 | 100 |" in lengths
     assert "| -15.3 % | -17.1 % | -18.0 % | -22.3 % | -18.1 % |" in lengths
     latex = (tmp_path / "paper_table.tex").read_text()
-    assert r"part\_1 & greedy & not run & 50.0 $\pm$ 1.0 & not run" in latex and r"-17.1 \% &" in latex
+    assert (
+        r"part\_1 & greedy & not run & 50.0 $\pm$ 1.0 & not run" in latex and r"-17.1 \% &" in latex
+    )
     assert latex.count(r"\begin{tabular}{llrrrrr}") == latex.count(r"\end{tabular}") == 2
     assert "no scores.json" in refused(eval_math.main, ["--table", tmp_path], capsys)
 
@@ -192,12 +223,19 @@ def test_the_papers_table_takes_means_over_samples_where_there_are_enough(tmp_pa
         ("many", 8, "avg@8", "40.0 ± 2.0", 80),
     ):
         lengths = {"greedy_length": 100, "sampled_length": 80}
-        scores = {name: {"pass@1": greedy, f"avg@{k}": sampled, **lengths} for name in PAPER_BENCHMARKS}
+        scores = {
+            name: {"pass@1": greedy, f"avg@{k}": sampled, **lengths} for name in PAPER_BENCHMARKS
+        }
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "scores.json").write_text(json.dumps({"scores": scores}))
         markdown, _ = paper_table([str(tmp_path / folder)])
-        assert f"| {folder} | {score} | {cell} | {cell} | {cell} | {cell} | {cell[:4]} |" in markdown
-        assert f"| {folder} | {score} | {length} | {length} | {length} | {length} | {length} |" in markdown
+        assert (
+            f"| {folder} | {score} | {cell} | {cell} | {cell} | {cell} | {cell[:4]} |" in markdown
+        )
+        assert (
+            f"| {folder} | {score} | {length} | {length} | {length} | {length} | {length} |"
+            in markdown
+        )
 
 
 def test_standard_error():
@@ -207,19 +245,29 @@ def test_standard_error():
 
 
 def test_the_tiny_base_is_what_the_default_needs(tiny_base, tokenizer, tmp_path):
-    """Room that reinforcement can win: pass@1 of 15 to 35 %, pass@16 of at least 80 %, on unseen problems."""
+    """Room that reinforcement can win: pass@1 of 15 to 35 %, pass@16 of at least 80 %, on unseen
+    problems."""
     flags = Flags(num_samples=16, max_new_tokens=96, max_rows=600)
-    rng, facts = random.Random(1), {"short": [], "long": []}  # two numbers of which one or both are above 9
+    rng, facts = (
+        random.Random(1),
+        {"short": [], "long": []},
+    )  # two numbers of which one or both are above 9
     while min(map(len, facts.values())) < 1000:
         a, b, operator = rng.randint(2, LARGEST), rng.randint(2, LARGEST), rng.choice("+-*")
         kind = "short" if b < 10 else "long"
         value = OPERATORS[operator](a, b)
-        if 0 <= value <= LARGEST and len(facts[kind]) < 1000 and not (kind == "long" and operator == "*"):
+        if (
+            0 <= value <= LARGEST
+            and len(facts[kind]) < 1000
+            and not (kind == "long" and operator == "*")
+        ):
             facts[kind].append({"id": "fact", "problem": f"{a}{operator}{b}", "answer": str(value)})
     problems = load_problems("arithmetic[:150]", "test")
     with Grader() as grader:
         shared = (grader, Accelerator())
-        scores = evaluate(tiny_base, tokenizer, {"arithmetic": problems}, *shared, flags, tmp_path)["arithmetic"]
+        scores = evaluate(tiny_base, tokenizer, {"arithmetic": problems}, *shared, flags, tmp_path)[
+            "arithmetic"
+        ]
         flags.num_samples = 1
         named = {f"arithmetic[{kind}]": operations for kind, operations in facts.items()}
         short, long = evaluate(tiny_base, tokenizer, named, *shared, flags, tmp_path).values()
@@ -227,6 +275,7 @@ def test_the_tiny_base_is_what_the_default_needs(tiny_base, tokenizer, tmp_path)
     assert len(rows) == 150 * 17 and scores["n"] == 150
     assert 0.15 <= scores["avg@16"]["mean"] <= 0.35 and scores["pass@16"]["mean"] >= 0.8
     assert scores["sampled_unfinished"] < 0.05
-    # Single operations are facts, also as sampled; sums and differences of two long numbers are the least firm.
+    # Single operations are facts, also as sampled; sums and differences of two long numbers are the
+    # least firm.
     assert short["avg@1"]["mean"] >= 0.99 and short["pass@1"]["mean"] >= 0.99
     assert long["avg@1"]["mean"] >= 0.96 and long["pass@1"]["mean"] >= 0.975

@@ -1,4 +1,5 @@
-"""Every figure that README.md and results/README.md state stands in a committed JSON; every README command parses."""
+"""Every figure that README.md and results/README.md state stands in a committed JSON; every README
+command parses."""
 
 import json
 import re
@@ -20,13 +21,18 @@ SWEEPS = sorted((ROOT / "results" / "ablations").glob("*/results.json"))
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.parent.name)
 def test_tables_of_sweeps_are_those_of_their_json(path):
     curves = json.loads(path.read_text())
-    assert path.with_name("table.md").read_text() == report(f"recipes/ablations/{path.parent.name}.yaml", curves)
+    assert path.with_name("table.md").read_text() == report(
+        f"recipes/ablations/{path.parent.name}.yaml", curves
+    )
 
 
 @pytest.mark.parametrize("name", ["README.md", "results/README.md"])
 def test_intervals_are_those_of_the_tables(name):
     """Every "a ± b" stands in a sweep's table or in the demo's evaluations."""
-    rows = [json.loads(line) for line in (ROOT / "results" / "demo" / "evaluations.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (ROOT / "results" / "demo" / "evaluations.jsonl").read_text().splitlines()
+    ]
     known = "".join(path.with_name("table.md").read_text() for path in SWEEPS)
     known += "".join(format_table(row["evaluation"]) for row in rows)
     stated = re.findall(r"[-+]?[\d.,]+ ± [\d.,]*\d", (ROOT / name).read_text())
@@ -37,7 +43,11 @@ def test_ratios_are_those_of_the_benchmarks():
     known = set()
     for path in (ROOT / "results" / "benchmarks").glob("*.json"):
         for rival in json.loads(path.read_text()).get("rivals", {}).values():
-            known |= {f"{value:.{digits}f}" for value in (rival["ratio"], *rival["range"]) for digits in (1, 2)}
+            known |= {
+                f"{value:.{digits}f}"
+                for value in (rival["ratio"], *rival["range"])
+                for digits in (1, 2)
+            }
     speed = README[README.index("## Speed") : README.index("## Flags that matter")]
     stated = re.findall(r"(\d+\.\d+) x", speed) + [
         n for pair in re.findall(r"\(([\d.]+) to ([\d.]+)", speed) for n in pair

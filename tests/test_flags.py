@@ -34,7 +34,10 @@ def recipe(folder, text: str, name: str = "mine.yaml") -> list[str]:
 
 def test_a_value_may_begin_with_a_dash(tmp_path):
     for text in ("---", "- ", "-1", "--no-such-flag", "==="):
-        assert parsed(*recipe(tmp_path, yaml.safe_dump({"step_delimiter": text}))).step_delimiter == text
+        assert (
+            parsed(*recipe(tmp_path, yaml.safe_dump({"step_delimiter": text}))).step_delimiter
+            == text
+        )
         assert parsed(f"--step_delimiter={text}").step_delimiter == text
 
 
@@ -59,7 +62,11 @@ def test_widths_by_comma_or_space(argv):
 
 
 def test_depth_follows_the_widths():
-    assert parsed("--branching", "4,2").depth == 2 and parsed("--branching", "4").branching == [4, 4, 4]
+    assert parsed("--branching", "4,2").depth == 2 and parsed("--branching", "4").branching == [
+        4,
+        4,
+        4,
+    ]
     assert parsed("--branching", "4", "--depth", "2").branching == [4, 4]
     assert parsed("--branching", "4,2", "--depth", "2").branching == [4, 2]
 
@@ -67,7 +74,9 @@ def test_depth_follows_the_widths():
 def test_the_scale_left_out_is_that_of_the_estimator():
     for name in ESTIMATORS:
         assert parsed("--advantage", name).scale_rewards == default_scale(name)
-        assert parsed("--advantage", name, "--scale_rewards", "deviation").scale_rewards == "deviation"
+        assert (
+            parsed("--advantage", name, "--scale_rewards", "deviation").scale_rewards == "deviation"
+        )
 
 
 @pytest.mark.parametrize("name", train_treerpo.SCHEDULES)
@@ -90,8 +99,13 @@ def test_every_schedule_runs(name):
 
 BAD = {
     # schedules that need a score or settings of their own
-    "--lr_scheduler_type: invalid choice: 'reduce_lr_on_plateau'": ["--lr_scheduler_type", "reduce_lr_on_plateau"],
-    "--lr_scheduler_type: invalid choice: 'cosine_with_min_lr'": ["--lr_scheduler_type=cosine_with_min_lr"],
+    "--lr_scheduler_type: invalid choice: 'reduce_lr_on_plateau'": [
+        "--lr_scheduler_type",
+        "reduce_lr_on_plateau",
+    ],
+    "--lr_scheduler_type: invalid choice: 'cosine_with_min_lr'": [
+        "--lr_scheduler_type=cosine_with_min_lr"
+    ],
     "--lr_scheduler_type: invalid choice: 'greedy'": ["--lr_scheduler_type", "greedy"],
     # numbers out of range
     "--max_grad_norm -0.5: must be at least 0": ["--max_grad_norm", "-0.5"],
@@ -116,7 +130,10 @@ BAD = {
     "--depth 4: --branching 4 2 2 has 3 widths": ["--depth", "4", "--branching", "4", "2", "2"],
     # words that belong to no flag
     "3: a value that belongs to no flag": ["--max_steps", "2", "3"],
-    "--step_delimiter: expected one argument; a value that begins with a dash is written": ["--step_delimiter", "--"],
+    "--step_delimiter: expected one argument; a value that begins with a dash is written": [
+        "--step_delimiter",
+        "--",
+    ],
     "--config: expected one argument": ["--config"],
     "--branching: expected at least one argument": ["--branching"],
 }
@@ -124,9 +141,9 @@ BAD = {
 
 @pytest.mark.parametrize("says, argv", BAD.items(), ids=BAD)
 def test_bad_values(says, argv, tmp_path, capsys):
-    assert refused(train_treerpo.main, [*words(tmp_path / "run", depth=None), *argv], capsys).startswith(
-        f"error: {says}"
-    )
+    assert refused(
+        train_treerpo.main, [*words(tmp_path / "run", depth=None), *argv], capsys
+    ).startswith(f"error: {says}")
     assert not (tmp_path / "run").exists()
 
 
@@ -138,7 +155,10 @@ def test_bad_values(says, argv, tmp_path, capsys):
         ("max_steps: 3\nmax_steps: 4", "max_steps stands in it twice"),
         ("prompt_template: {a: 1}", "prompt_template must be a value or a list of values"),
         ("branching: [[8, 4]]", "branching must be a value or a list of values"),
-        ("benchmarks: [arithmetic, ]\nlora_target_modules: [q_proj, null]", "lora_target_modules holds an empty value"),
+        (
+            "benchmarks: [arithmetic, ]\nlora_target_modules: [q_proj, null]",
+            "lora_target_modules holds an empty value",
+        ),
         ("benchmarks: [--x]", "benchmarks: a value in a list can't begin with a dash"),
         ("depth: [2, 3]", "3: a value that belongs to no flag"),
         ("extends: mine.yaml", "extends mine.yaml, which extends this file"),
@@ -149,14 +169,18 @@ def test_bad_values(says, argv, tmp_path, capsys):
     ],
 )
 def test_bad_recipes(text, says, tmp_path, capsys):
-    assert says in refused(train_treerpo.main, [*recipe(tmp_path, text), "--output_dir", tmp_path / "run"], capsys)
+    assert says in refused(
+        train_treerpo.main, [*recipe(tmp_path, text), "--output_dir", tmp_path / "run"], capsys
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_a_loop_of_extends_is_refused(tmp_path, capsys):
     for i in range(3):
         recipe(tmp_path, f"extends: r{(i + 1) % 3}.yaml\n", f"r{i}.yaml")
-    assert "a recipe can't extend itself" in refused(train_treerpo.main, ["--config", tmp_path / "r0.yaml"], capsys)
+    assert "a recipe can't extend itself" in refused(
+        train_treerpo.main, ["--config", tmp_path / "r0.yaml"], capsys
+    )
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, capsys, monkeypatch):
@@ -174,7 +198,10 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize(
     "says, argv",
     [
-        ("--temperature 0 with --num_samples 4: every sample", ["--num_samples", "4", "--temperature", "0"]),
+        (
+            "--temperature 0 with --num_samples 4: every sample",
+            ["--num_samples", "4", "--temperature", "0"],
+        ),
         ("--temperature -1.0", ["--temperature=-1", "--num_samples", "2"]),
         ("--top_p 0.0", ["--top_p", "0"]),
         ("--top_p nan", ["--top_p", "nan"]),
@@ -184,14 +211,23 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path, capsys, monkeypatc
     ],
 )
 def test_bad_evaluations(says, argv, tmp_path, capsys):
-    assert refused(eval_math.main, ["--output_dir", tmp_path, *argv], capsys).startswith(f"error: {says}")
+    assert refused(eval_math.main, ["--output_dir", tmp_path, *argv], capsys).startswith(
+        f"error: {says}"
+    )
 
 
 def test_no_clipping_is_not_a_step_of_length_zero(tmp_path):
     """--max_grad_norm 0 means what it means in transformers: the gradient as it is."""
     from test_scripts import adapter, train
 
-    changes = dict(max_steps=2, save_steps=0, learning_rate=1e-3, warmup_steps=0, prompts_per_step=8, branching=4)
+    changes = dict(
+        max_steps=2,
+        save_steps=0,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        prompts_per_update=8,
+        branching=4,
+    )
     train(tmp_path / "off", **changes, max_grad_norm=0)
     train(tmp_path / "wide", **changes, max_grad_norm=1e9)
     off, wide = adapter(tmp_path / "off"), adapter(tmp_path / "wide")
@@ -210,10 +246,24 @@ def test_choices_are_those_of_the_code():
 @pytest.mark.parametrize("argv", [["--help"], ["--brnching", "4"], ["--temperature", "-1"]])
 def test_flags_are_answered_before_torch_is_imported(script, argv):
     """Which takes seconds, and whoever mistypes a flag waits for it."""
-    done = subprocess.run([sys.executable, "-X", "importtime", script, *argv], capture_output=True, text=True, cwd=ROOT)
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", script, *argv],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    imported = {
+        line.rpartition("|")[2].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert done.returncode == (0 if argv == ["--help"] else 2)
-    assert "transformers.hf_argparser" in imported and not imported & {"torch", "accelerate", "peft", "matplotlib"}
+    assert "transformers.hf_argparser" in imported and not imported & {
+        "torch",
+        "accelerate",
+        "peft",
+        "matplotlib",
+    }
 
 
 def test_every_recipe_is_valid():

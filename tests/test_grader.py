@@ -1,4 +1,5 @@
-"""reward.Grader: its workers and the fork server that they come from, their limits, and what becomes of them."""
+"""reward.Grader: its workers and the fork server that they come from, their limits, and what
+becomes of them."""
 
 import os
 import resource
@@ -35,7 +36,8 @@ reward._serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Workers in which comparing takes time (t^seconds) or memory (m^megabytes) or ends the process (d^exitcode)."""
+    """Workers in which comparing takes time (t^seconds) or memory (m^megabytes) or ends the process
+    (d^exitcode)."""
     real = subprocess.Popen
 
     def start(command, **options):
@@ -50,7 +52,8 @@ def test_limits_are_kept_and_counted_and_cost_only_their_pair(stand_in):
         return grader.grade_batch([rf"\boxed{{{text}}}" for text in texts], ["x"] * len(texts))
 
     with Grader(timeout=1.0, memory_mb=300) as grader:
-        # Six pairs of 0.5 s on two workers take longer than the limit in all: the clock starts with the grading.
+        # Six pairs of 0.5 s on two workers take longer than the limit in all: the clock starts with
+        # the grading.
         assert grades(grader, *(f"t^0.5{i}" for i in range(6))) == [1.0] * 6
         assert grades(grader, "t^30", "m^50", "m^2000", "t^0") == [0.0, 1.0, 0.0, 1.0]
         assert (grader.stats["timeouts"], grader.stats["kills"]) == (1, 1)
@@ -66,7 +69,13 @@ def test_a_replaced_worker_comes_from_the_same_fork_server(stand_in):
         assert grader.grade_batch([r"\boxed{t^0.1}", r"\boxed{t^0.2}"], ["x", "x"]) == [1.0, 1.0]
         (server,), first = grading_children(), grading_children(workers=True)
         assert len(first) == 2
-        hostile = [r"\boxed{t^30}", r"\boxed{t^31}", r"\boxed{m^2000}", r"\boxed{d^1}", r"\boxed{t^0}"]
+        hostile = [
+            r"\boxed{t^30}",
+            r"\boxed{t^31}",
+            r"\boxed{m^2000}",
+            r"\boxed{d^1}",
+            r"\boxed{t^0}",
+        ]
         assert grader.grade_batch(hostile, ["x"] * 5) == [0.0, 0.0, 0.0, 0.0, 1.0]
         assert grading_children() == [server]
         assert soon(lambda: len(server.children()) == 2)  # the killed ones are not even zombies
@@ -176,9 +185,10 @@ def test_an_import_that_fails_in_the_workers_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"timeout": 0}, {"timeout": -1.0}, {"timeout": float("nan")}, {"timeout": float("inf")}]
+    "settings",
+    [{"timeout": 0}, {"timeout": -1.0}, {"timeout": float("nan")}, {"timeout": float("inf")}]
     + [{"workers": 0}, {"workers": -2}, {"memory_mb": 0}],
-)  # fmt: skip
+)
 def test_limits_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValueError, match=r"at least 1|above 0"):
         Grader(**settings)
@@ -186,7 +196,9 @@ def test_limits_that_make_no_sense_are_refused(settings):
 
 def test_no_process_outlives_the_grader():
     with Grader() as grader:
-        grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{\sqrt{8}}"], [r"3\sqrt{2}", r"2\sqrt{2}"])
+        grader.grade_batch(
+            [r"\boxed{\sqrt{18}}", r"\boxed{\sqrt{8}}"], [r"3\sqrt{2}", r"2\sqrt{2}"]
+        )
         running = grading_servers() + grading_workers()
         assert len(running) == 3
     assert not any(process.is_running() for process in running)
@@ -225,7 +237,9 @@ def soon(condition) -> bool:
 
 
 def lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE  # to be reaped by the system's init
+    return (
+        process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    )  # to be reaped by the system's init
 
 
 def test_import_needs_neither_torch_nor_sympy_and_workers_ignore_the_main_script(tmp_path):
@@ -237,7 +251,9 @@ def test_import_needs_neither_torch_nor_sympy_and_workers_ignore_the_main_script
         "    print(grader.grade_batch([r'\\boxed{\\sqrt{18}}'], [r'3\\sqrt{2}']))\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(reward.__file__).parent)}
-    run = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(
+        [sys.executable, script], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
     assert run.stdout.split() == ["started", "[1.0]"]
 
 
@@ -248,7 +264,11 @@ def test_a_memory_limit_of_the_shell_is_kept():
         "    print(grader.grade_batch([r'\\boxed{\\sqrt{18}}'], [r'3\\sqrt{2}']))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=Path(reward.__file__).parent,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(reward.__file__).parent,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
-    )  # fmt: skip
+    )
     assert run.stdout == "[1.0]\n", run.stderr

@@ -1,4 +1,5 @@
-"""Which models are taken, and how: stop tokens, generation configs, dropout, positions, damaged files."""
+"""Which models are taken, and how: stop tokens, generation configs, dropout, positions, damaged
+files."""
 
 import json
 import shutil
@@ -28,9 +29,17 @@ PROMPTS = [[5, 9, 23, 40, 41, 42, 43, 44, 45, 46, 47, 48], [7, 8, 9]]
 def other_model(kind: str, scale: float = 6.0, **settings):
     """A random two-layer model of a family that the other tests leave out."""
     sizes = dict(
-        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=200, bos_token_id=None, eos_token_id=0, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=200,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes | settings)).float()
     with torch.no_grad():
@@ -41,25 +50,37 @@ def other_model(kind: str, scale: float = 6.0, **settings):
 
 
 def altered(folder, **files):
-    """A copy of the tiny base in `folder`; NAME="text" replaces NAME.json and NAME={...} changes keys of it."""
+    """A copy of the tiny base in `folder`; NAME="text" replaces NAME.json and NAME={...} changes
+    keys of it."""
     shutil.copytree(TINY_BASE, folder)
     for name, change in files.items():
         path = folder / f"{name}.json"
-        text = change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change})
+        text = (
+            change
+            if isinstance(change, str)
+            else json.dumps({**json.loads(path.read_text()), **change})
+        )
         path.write_text(text)
     return folder
 
 
 def load(folder):
-    flags = SimpleNamespace(model_name_or_path=str(folder), trust_remote_code=False, attn_implementation=None)
+    flags = SimpleNamespace(
+        model_name_or_path=str(folder), trust_remote_code=False, attn_implementation=None
+    )
     return load_model(flags, torch.float32)
 
 
 def gaps(model, tokenizer, **settings):
-    """The largest difference of sampled log-probabilities to plain forward passes, and to those in training mode."""
+    """The largest difference of sampled log-probabilities to plain forward passes, and to those in
+    training mode."""
     trees = TreeSampler(model, tokenizer, 2, 2, 10, **settings).sample(PROMPTS, [1, 2])
     with torch.no_grad():
-        plain = [t.logprobs[n] - path_logprobs(model, t, n) for t in trees for n in range(1, len(t.parent))]
+        plain = [
+            t.logprobs[n] - path_logprobs(model, t, n)
+            for t in trees
+            for n in range(1, len(t.parent))
+        ]
     (packed,) = pack(trees, [torch.ones(len(t.parent)) for t in trees], 10_000)
     trained = token_logprobs(model.train(), packed).detach() - packed.old_logprobs
     return float(torch.cat(plain).abs().max()), float(trained.abs().max())
@@ -68,34 +89,50 @@ def gaps(model, tokenizer, **settings):
 # --- The end of a turn ---
 
 TURNS = {
-    "tags": ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|done|>\n{% endfor %}", "<|done|>"),
-    "stripped": ("{% for m in messages %}{{ m.role }}: {{ m.content | trim }} \n <|done|>{% endfor %}", "<|done|>"),
+    "tags": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|done|>\n{% endfor %}",
+        "<|done|>",
+    ),
+    "stripped": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content | trim }} \n <|done|>{% endfor %}",
+        "<|done|>",
+    ),
     "no system": (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
-        "{{ m.content }}<|done|>{{ eos_token }}{% endfor %}", "<|done|>",
+        "{{ m.content }}<|done|>{{ eos_token }}{% endfor %}",
+        "<|done|>",
     ),
     "system first": (
         "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}"
-        "{% for m in messages %}{{ m.content }}<|done|>{% endfor %}", "<|done|>",
+        "{% for m in messages %}{{ m.content }}<|done|>{% endfor %}",
+        "<|done|>",
     ),
     "parts": (
         "{% for m in messages %}{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
-        "{% endfor %}<|done|>{% endfor %}", "<|done|>",
+        "{% endfor %}<|done|>{% endfor %}",
+        "<|done|>",
     ),
     "next turn": ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", "<|user|>"),
-    "end token": ("{% for m in messages %}<|user|>{{ m.content }}{{ eos_token }}{% endfor %}", "<end>"),
-    "ordinary text": ("{% for m in messages %}{{ m.role }}: {{ m.content }} END\n{% endfor %}", None),
+    "end token": (
+        "{% for m in messages %}<|user|>{{ m.content }}{{ eos_token }}{% endfor %}",
+        "<end>",
+    ),
+    "ordinary text": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} END\n{% endfor %}",
+        None,
+    ),
     "a word that was added": ("{% for m in messages %}{{ m.content }} \\boxed{ {% endfor %}", None),
     "questions only": ("{{ messages[-1].content if messages[-1].role == 'user' }}=", None),
     "broken": ("{% for m in messages %}", None),
-}  # fmt: skip
+}
 
 
 def chat_tokenizer(template, special: bool = True):
     tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
     names = ("<|user|>", "<|assistant|>", "<|system|>", "<|done|>")
     tokenizer.add_tokens(
-        [AddedToken(name, special=special, normalized=False) for name in names], special_tokens=special
+        [AddedToken(name, special=special, normalized=False) for name in names],
+        special_tokens=special,
     )
     tokenizer.chat_template = template
     return tokenizer
@@ -118,7 +155,9 @@ def test_each_of_several_named_templates_may_end_a_turn():
 
 @pytest.mark.parametrize("special", [True, False])
 def test_nothing_follows_the_end_of_a_turn(special):
-    model = random_model("qwen2", scale=1.0, vocab_size=104)  # nearly uniform: it says everything sooner or later
+    model = random_model(
+        "qwen2", scale=1.0, vocab_size=104
+    )  # nearly uniform: it says everything sooner or later
     tokenizer = chat_tokenizer(TURNS["tags"][0], special)
     end = tokenizer.convert_tokens_to_ids("<|done|>")
     assert stop_ids(model, tokenizer) == [0, end]
@@ -126,7 +165,10 @@ def test_nothing_follows_the_end_of_a_turn(special):
     ended = [leaf for leaf in tree.leaves() if end in tree.completion_ids(leaf)]
     assert len(ended) > 5
     for leaf in ended:
-        assert tree.completion_ids(leaf).index(end) == len(tree.completion_ids(leaf)) - 1 and tree.finished[leaf]
+        assert (
+            tree.completion_ids(leaf).index(end) == len(tree.completion_ids(leaf)) - 1
+            and tree.finished[leaf]
+        )
         assert tree.text_ids(leaf) == tree.completion_ids(leaf)[:-1]
 
 
@@ -150,7 +192,9 @@ def test_nothing_follows_the_end_of_a_turn(special):
         dict(guidance_scale=2.5),
         dict(exponential_decay_length_penalty=[1, 2.0]),
         dict(encoder_no_repeat_ngram_size=1, encoder_repetition_penalty=1.7),
-        dict(do_sample=True, min_p=0.4, typical_p=0.5, epsilon_cutoff=0.1, eta_cutoff=0.1, top_h=0.4),
+        dict(
+            do_sample=True, min_p=0.4, typical_p=0.5, epsilon_cutoff=0.1, eta_cutoff=0.1, top_h=0.4
+        ),
         dict(prompt_lookup_num_tokens=2),
         dict(penalty_alpha=0.5, top_k=3),
         dict(max_time=1e-6, max_length=4, use_cache=False, token_healing=True),
@@ -162,8 +206,13 @@ def test_a_generation_config_changes_no_tree(settings, tokenizer):
     plain = TreeSampler(model, tokenizer, 3, 2, 5).sample(PROMPTS, [1, 2])
     model.generation_config.update(**settings)
     own, before = model.generation_config, model.generation_config.to_dict()
-    for one in (model, get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))):
-        for tree, expected in zip(TreeSampler(one, tokenizer, 3, 2, 5).sample(PROMPTS, [1, 2]), plain, strict=True):
+    for one in (
+        model,
+        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")),
+    ):
+        for tree, expected in zip(
+            TreeSampler(one, tokenizer, 3, 2, 5).sample(PROMPTS, [1, 2]), plain, strict=True
+        ):
             assert [t.tolist() for t in tree.tokens] == [t.tolist() for t in expected.tokens]
         assert model.generation_config is own and own.to_dict() == before
 
@@ -175,11 +224,25 @@ def test_a_config_that_turns_the_cache_off_changes_nothing(tokenizer):
 
 
 DROPOUT = {
-    "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=200, attn_pdrop=0.4, resid_pdrop=0.4, embd_pdrop=0.4),
-    "opt": dict(ffn_dim=48, word_embed_proj_dim=32, dropout=0.4, attention_dropout=0.4, layerdrop=0.5),
-    "falcon": dict(attention_dropout=0.4, hidden_dropout=0.4),  # reads its config in the forward pass
+    "gpt2": dict(
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=200,
+        attn_pdrop=0.4,
+        resid_pdrop=0.4,
+        embd_pdrop=0.4,
+    ),
+    "opt": dict(
+        ffn_dim=48, word_embed_proj_dim=32, dropout=0.4, attention_dropout=0.4, layerdrop=0.5
+    ),
+    "falcon": dict(
+        attention_dropout=0.4, hidden_dropout=0.4
+    ),  # reads its config in the forward pass
     "phi3": dict(attention_dropout=0.4, resid_pdrop=0.4, embd_pdrop=0.4),
-    "mixtral": dict(num_local_experts=4, router_jitter_noise=0.4, attention_dropout=0.4, sliding_window=None),
+    "mixtral": dict(
+        num_local_experts=4, router_jitter_noise=0.4, attention_dropout=0.4, sliding_window=None
+    ),
 }
 
 
@@ -219,25 +282,36 @@ def test_an_adapters_own_dropout_follows_the_mode(tokenizer):
     model = get_peft_model(random_model("qwen2", scale=3.0, attention_dropout=0.5), lora).eval()
     trees = TreeSampler(model, tokenizer, 2, 2, 6).sample(PROMPTS, [1, 2])
     (packed,) = pack(trees, [torch.ones(len(tree.parent)) for tree in trees], 10_000)
-    torch.testing.assert_close(token_logprobs(model, packed), packed.old_logprobs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        token_logprobs(model, packed), packed.old_logprobs, atol=1e-4, rtol=1e-4
+    )
     model.train()
     first, second = (token_logprobs(model, packed) for _ in range(2))
     assert (first - second).abs().max() > 0.01
 
 
 ROPES = {
-    "dynamic": dict(max_position_embeddings=16, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=3.0)),
+    "dynamic": dict(
+        max_position_embeddings=16,
+        rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=3.0),
+    ),
     "longrope": dict(
         max_position_embeddings=160,
         rope_parameters=dict(
-            rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 4, long_factor=[1.5, 2.0, 4.0, 8.0],
-            original_max_position_embeddings=24, factor=5.0,
+            rope_type="longrope",
+            rope_theta=1e4,
+            short_factor=[1.0] * 4,
+            long_factor=[1.5, 2.0, 4.0, 8.0],
+            original_max_position_embeddings=24,
+            factor=5.0,
         ),
     ),
     "yarn": dict(
-        rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=16)
+        rope_parameters=dict(
+            rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=16
+        )
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -247,13 +321,17 @@ def test_rotary_frequencies_stay_the_same_at_every_length(name, family, tokenize
 
 
 @pytest.mark.parametrize("name", ["dynamic", "longrope"])
-def test_rotary_frequencies_are_settled_only_where_paths_grow_beyond_the_original_length(name, tokenizer, caplog):
+def test_rotary_frequencies_are_settled_only_where_paths_grow_beyond_the_original_length(
+    name, tokenizer, caplog
+):
     model = random_model("llama", **ROPES[name])
     untouched = model.model.rotary_emb.inv_freq.clone()
     TreeSampler(model, tokenizer, 2, 1, 8).check_prompts([[5] * 8])  # 16 tokens
     assert model.model.rotary_emb.rope_type == name and not caplog.text
     TreeSampler(model, tokenizer, 2, 1, 22).check_prompts([[5] * 8])  # 30
-    assert not torch.equal(model.model.rotary_emb.inv_freq, untouched) and "30 tokens" in caplog.text
+    assert (
+        not torch.equal(model.model.rotary_emb.inv_freq, untouched) and "30 tokens" in caplog.text
+    )
     settled = model.model.rotary_emb.inv_freq.clone()
     for length in (60, 4):  # no longer or shorter sequence changes them any more
         model(torch.full((1, length), 5))
@@ -265,19 +343,25 @@ def test_rotary_frequencies_are_settled_only_where_paths_grow_beyond_the_origina
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_check_passes_and_leaves_everything_as_it_was(family, tokenizer):
-    model = get_peft_model(random_model(family), LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5))
+    model = get_peft_model(
+        random_model(family), LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5)
+    )
     state, own = torch.get_rng_state(), model.generation_config
     for training in (True, False):
         model.train(training)
         check_sampler(model, tokenizer, trains=True)
         assert model.training == training and model.generation_config is own
-    assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state) and all(
+        p.grad is None for p in model.parameters()
+    )
 
 
 def test_the_check_refuses_what_is_sampled_otherwise(tokenizer):
     model = random_model("qwen2")
     norm = model.model.norm.forward
-    model.model.norm.forward = lambda states: torch.nn.functional.dropout(norm(states), 0.1)  # in every mode
+    model.model.norm.forward = lambda states: torch.nn.functional.dropout(
+        norm(states), 0.1
+    )  # in every mode
     with pytest.raises(ValueError, match=r"qwen2 with attention sdpa can't be sampled .*differ"):
         check_sampler(model, tokenizer, trains=False)
     two_way = other_model("bert", max_position_embeddings=64)  # a token sees those after it
@@ -311,8 +395,12 @@ def test_tokens_that_the_model_does_not_know(tmp_path, capsys):
     argv = ["--model_name_or_path", folder, "--output_dir", tmp_path / "out"]
     says = refused(eval_math.main, [*argv, "--benchmarks", problems, "--max_new_tokens", 8], capsys)
     assert "--model_name_or_path" in says and "<|done|>" in says and "knows 100 tokens" in says
-    long = dict(max_prompt_length=300, max_pack_tokens=512, dataset_name=problems, model_name_or_path=folder)
-    assert "knows 100 tokens" in refused(train_treerpo.main, words(tmp_path / "out", **long), capsys)
+    long = dict(
+        max_prompt_length=300, max_pack_tokens=512, dataset_name=problems, model_name_or_path=folder
+    )
+    assert "knows 100 tokens" in refused(
+        train_treerpo.main, words(tmp_path / "out", **long), capsys
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -324,21 +412,37 @@ def test_a_padded_vocabulary_is_normal(tokenizer):
     assert isinstance(tokenizer.decode(ids), str)
 
 
-@pytest.mark.parametrize("kind, settings", [("opt", DROPOUT["opt"]), ("gpt2", {**DROPOUT["gpt2"], "n_positions": 50})])
+@pytest.mark.parametrize(
+    "kind, settings", [("opt", DROPOUT["opt"]), ("gpt2", {**DROPOUT["gpt2"], "n_positions": 50})]
+)
 def test_positions_that_the_model_lacks(kind, settings, tmp_path, capsys, tokenizer):
     model = other_model(kind, **{"max_position_embeddings": 50, **settings})
     fits = TreeSampler(model, tokenizer, 2, 3, 15)
     fits.check_prompts([[5] * 6])
-    assert max(len(t.completion_ids(leaf)) for t in fits.sample([[5] * 6], [0]) for leaf in t.leaves()) == 45
-    with pytest.raises(ValueError, match=f"{kind} has positions for 50 tokens, but a prompt of 7 and 45 new ones"):
+    assert (
+        max(len(t.completion_ids(leaf)) for t in fits.sample([[5] * 6], [0]) for leaf in t.leaves())
+        == 45
+    )
+    with pytest.raises(
+        ValueError, match=f"{kind} has positions for 50 tokens, but a prompt of 7 and 45 new ones"
+    ):
         fits.check_prompts([[5], [5] * 7])
     folder = altered(tmp_path / "model")
     model.save_pretrained(folder)
-    argv = ["--model_name_or_path", folder, "--benchmarks", "arithmetic[:2]", "--output_dir", tmp_path / "out"]
+    argv = [
+        "--model_name_or_path",
+        folder,
+        "--benchmarks",
+        "arithmetic[:2]",
+        "--output_dir",
+        tmp_path / "out",
+    ]
     assert "--max_new_tokens 2048: " in refused(eval_math.main, argv, capsys)
     argv = words(tmp_path / "out", model_name_or_path=folder)
     assert "--depth 2 and --step_tokens 24: " in refused(train_treerpo.main, argv, capsys)
-    argv = words(tmp_path / "out", model_name_or_path=folder, step_tokens=9, eval_steps=1, max_new_tokens=60)
+    argv = words(
+        tmp_path / "out", model_name_or_path=folder, step_tokens=9, eval_steps=1, max_new_tokens=60
+    )
     assert "--max_new_tokens 60: " in refused(train_treerpo.main, argv, capsys)
     assert not (tmp_path / "out").exists()
 
@@ -366,7 +470,9 @@ def weights(change):
 
 
 def replaced(name, content):
-    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda folder: (folder / name).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def sharded(folder):
@@ -382,31 +488,70 @@ def sharded(folder):
     [
         (replaced("model.safetensors", LFS), "model.safetensors is a Git LFS pointer"),
         (replaced("model.safetensors", ""), "model.safetensors is damaged .it is empty"),
-        (replaced("model.safetensors", "<html>403 Forbidden</html>"), "model.safetensors is damaged"),
         (
-            lambda folder: replaced("model.safetensors", (folder / "model.safetensors").read_bytes()[:99_999])(folder),
+            replaced("model.safetensors", "<html>403 Forbidden</html>"),
+            "model.safetensors is damaged",
+        ),
+        (
+            lambda folder: replaced(
+                "model.safetensors", (folder / "model.safetensors").read_bytes()[:99_999]
+            )(folder),
             "model.safetensors is damaged .*not fully covered",
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
-        (lambda folder: sharded(folder)[1].unlink(), "model-00002-of-0000.* missing, of the . files that"),
-        (lambda folder: sharded(folder)[2].write_text(LFS), "model-00003-of-0000.* is a Git LFS pointer"),
+        (
+            lambda folder: sharded(folder)[1].unlink(),
+            "model-00002-of-0000.* missing, of the . files that",
+        ),
+        (
+            lambda folder: sharded(folder)[2].write_text(LFS),
+            "model-00003-of-0000.* is a Git LFS pointer",
+        ),
         (replaced("config.json", '{"model_type": '), "config.json is damaged"),
         (replaced("config.json", "[]"), "config.json is damaged .it must hold a JSON object"),
         (replaced("generation_config.json", LFS), "generation_config.json is a Git LFS pointer"),
-        (replaced("generation_config.json", '{"eos_token_id": [0,'), "generation_config.json is damaged"),
+        (
+            replaced("generation_config.json", '{"eos_token_id": [0,'),
+            "generation_config.json is damaged",
+        ),
         (replaced("tokenizer.json", '{"version": "1.0", "model"'), "tokenizer.json is damaged"),
         (replaced("chat_template.jinja", LFS), "chat_template.jinja is a Git LFS pointer"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer: it knows no text"),
-        (lambda folder: (folder / "tokenizer_config.json").unlink(), "end token .* is not one of the model's 100"),
-        (replaced("config.json", '{"model_type": "t5"}'), "weights: Unrecognized configuration class .*T5Config"),
-        (weights(lambda w: {k: v for k, v in w.items() if k != "model.layers.2.mlp.up_proj.weight"}),
-         "its weights lack model.layers.2.mlp.up_proj.weight"),
-        (weights(lambda w: {k: v for k, v in w.items() if "norm" not in k}), "its weights lack .* and 6 more"),
-        (weights(lambda w: {f"module.{k}": v for k, v in w.items()}), "they hold module.model.embed_tokens"),
-        (weights(lambda w: {k: v[:, :90].contiguous() if k == "model.layers.1.self_attn.o_proj.weight" else v
-                            for k, v in w.items()}), r"o_proj.weight is \[128, 90\] in its weights and \[128, 128\]"),
+        (
+            lambda folder: (folder / "tokenizer_config.json").unlink(),
+            "end token .* is not one of the model's 100",
+        ),
+        (
+            replaced("config.json", '{"model_type": "t5"}'),
+            "weights: Unrecognized configuration class .*T5Config",
+        ),
+        (
+            weights(
+                lambda w: {k: v for k, v in w.items() if k != "model.layers.2.mlp.up_proj.weight"}
+            ),
+            "its weights lack model.layers.2.mlp.up_proj.weight",
+        ),
+        (
+            weights(lambda w: {k: v for k, v in w.items() if "norm" not in k}),
+            "its weights lack .* and 6 more",
+        ),
+        (
+            weights(lambda w: {f"module.{k}": v for k, v in w.items()}),
+            "they hold module.model.embed_tokens",
+        ),
+        (
+            weights(
+                lambda w: {
+                    k: v[:, :90].contiguous()
+                    if k == "model.layers.1.self_attn.o_proj.weight"
+                    else v
+                    for k, v in w.items()
+                }
+            ),
+            r"o_proj.weight is \[128, 90\] in its weights and \[128, 128\]",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damaged_models_are_refused_by_the_files_name(edit, says, tmp_path):
     edit(altered(tmp_path / "model"))
     with pytest.raises(BadInput, match=f"--model_name_or_path .*{says}"):
@@ -424,8 +569,11 @@ def test_tensors_without_a_place_are_named(tmp_path, caplog):
 
 
 def adapter(folder, config=None, edit=lambda tensors: tensors, base=None):
-    """An adapter of the tiny base with random weights, edited by a function from tensors to tensors."""
-    config = config or LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    """An adapter of the tiny base with random weights, edited by a function from tensors to
+    tensors."""
+    config = config or LoraConfig(
+        r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"
+    )
     model = get_peft_model(base or AutoModelForCausalLM.from_pretrained(TINY_BASE), config)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -452,9 +600,15 @@ def with_adapter(folder):
     ],
 )
 def test_adapters_of_several_kinds_are_sampled(settings, tmp_path, tokenizer, caplog):
-    model = with_adapter(adapter(tmp_path / "a", LoraConfig(r=2, task_type="CAUSAL_LM", **settings)))
+    model = with_adapter(
+        adapter(tmp_path / "a", LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    )
     check_sampler(model, tokenizer, trains=False)
-    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
+    config = IA3Config(
+        target_modules=["k_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+        task_type="CAUSAL_LM",
+    )
     check_sampler(with_adapter(adapter(tmp_path / "b", config)), tokenizer, trains=False)
     assert not caplog.text
 
@@ -470,9 +624,15 @@ def test_adapters_of_several_kinds_are_sampled(settings, tmp_path, tokenizer, ca
             lambda w: {k.replace("base_model.", "base_model._orig_mod."): v for k, v in w.items()},
             "no place in the model",
         ),
-        (lambda w: {k.replace("layers.3", "layers.9"): v for k, v in w.items()}, "no place .*layers.9"),
+        (
+            lambda w: {k.replace("layers.3", "layers.9"): v for k, v in w.items()},
+            "no place .*layers.9",
+        ),
         (lambda w: {k: v for k, v in w.items() if "lora_B" not in k}, "lacks 8 tensors .*lora_B"),
-        (lambda w: {k: v[:, :1].contiguous() if "lora_B" in k else v for k, v in w.items()}, "size mismatch .*lora_B"),
+        (
+            lambda w: {k: v[:, :1].contiguous() if "lora_B" in k else v for k, v in w.items()},
+            "size mismatch .*lora_B",
+        ),
     ],
 )
 def test_adapters_of_other_names_or_shapes_are_refused(edit, says, tmp_path):
@@ -497,7 +657,9 @@ def test_damaged_adapters_are_refused(tmp_path):
 
 def test_adapters_that_put_tokens_before_the_prompt_are_refused(tmp_path):
     with pytest.raises(BadInput, match="PROMPT_TUNING"):
-        with_adapter(adapter(tmp_path / "a", PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")))
+        with_adapter(
+            adapter(tmp_path / "a", PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+        )
 
 
 def test_an_adapter_of_another_base_is_named(tmp_path, caplog, capsys):
@@ -510,12 +672,20 @@ def test_an_adapter_of_another_base_is_named(tmp_path, caplog, capsys):
 
 def test_all_weights_of_a_run_can_be_evaluated(tmp_path, capsys):
     """The folder that the run prints as the next command's, and its checkpoints."""
-    changes = dict(model_name_or_path=altered(tmp_path / "base"), max_steps=1, save_steps=1, learning_rate=1e-5)
+    changes = dict(
+        model_name_or_path=altered(tmp_path / "base"), max_steps=1, save_steps=1, learning_rate=1e-5
+    )
     sys.argv = ["train_treerpo.py", *words(tmp_path / "run", use_peft=False, **changes)]
     train_treerpo.main()
     assert f"--model_name_or_path {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
     for folder in (tmp_path / "run" / "model", tmp_path / "run" / "checkpoints" / "step-000001"):
-        sys.argv = ["eval_math.py", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / folder.name)]
+        sys.argv = [
+            "eval_math.py",
+            "--model_name_or_path",
+            str(folder),
+            "--output_dir",
+            str(tmp_path / folder.name),
+        ]
         sys.argv += ["--benchmarks", "arithmetic[:2]", "--max_new_tokens", "16"]
         eval_math.main()
         assert "pass@1" in capsys.readouterr().out

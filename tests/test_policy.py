@@ -12,13 +12,21 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import packing
 import policy
 from packing import pack, split_trees
-from policy import checkpoint_layers, entropy, policy_loss, token_logprobs, token_logprobs_and_entropies
+from policy import (
+    checkpoint_layers,
+    entropy,
+    policy_loss,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
 from tree import Tree
 from tree_sampler import TreeSampler
 
 
 def with_lora(model):
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide half of the gradients
             torch.nn.init.normal_(parameter, std=0.3)
@@ -28,7 +36,10 @@ def with_lora(model):
 def random_trees(seed: int):
     rng = np.random.default_rng(seed)
     trees = [random_tree(rng, nodes) for nodes in (12, 1, 25, 7)]
-    advantages = [torch.from_numpy(rng.normal(size=len(t.parent)) * (rng.random(len(t.parent)) < 0.6)) for t in trees]
+    advantages = [
+        torch.from_numpy(rng.normal(size=len(t.parent)) * (rng.random(len(t.parent)) < 0.6))
+        for t in trees
+    ]
     for values in advantages:
         values[0] = 0
     return trees, [a.float() for a in advantages]
@@ -37,7 +48,9 @@ def random_trees(seed: int):
 def expected_logprobs(model, trees, advantages, temperature=1.0):
     """{(advantage, tokens): log-probabilities}: advantages are distinct, so they name the node."""
     return {
-        (advantages[t][n].item(), tuple(tree.tokens[n].tolist())): path_logprobs(model, tree, n, temperature)
+        (advantages[t][n].item(), tuple(tree.tokens[n].tolist())): path_logprobs(
+            model, tree, n, temperature
+        )
         for t, tree in enumerate(trees)
         for n in range(1, len(tree.parent))
         if advantages[t][n] != 0
@@ -45,7 +58,8 @@ def expected_logprobs(model, trees, advantages, temperature=1.0):
 
 
 def by_step(packs, values):
-    """{(advantage, tokens): values} of packs, to be held against `expected_logprobs`; every step exactly once."""
+    """{(advantage, tokens): values} of packs, to be held against `expected_logprobs`; every step
+    exactly once."""
     found = {}
     for p, value in zip(packs, values):
         for step in range(int(p.steps.max()) + 1):
@@ -58,7 +72,8 @@ def by_step(packs, values):
 
 @pytest.fixture(params=["segments", "dense"])
 def attention(request, monkeypatch):
-    """Attention by segments of a few tokens, or all at once, as in any pack as small as the tests'."""
+    """Attention by segments of a few tokens, or all at once, as in any pack as small as the
+    tests'."""
     monkeypatch.setattr(packing, "CALL_PAIRS", {"segments": 8, "dense": 2**15}[request.param])
     return request.param
 
@@ -71,7 +86,9 @@ def test_packs_equal_one_forward_per_path(family, lora, max_tokens, attention):
     trees, advantages = random_trees(seed=1)
     for temperature in (1.0, 0.7):
         packs = pack(trees, advantages, max_tokens)
-        assert all(len(p.input_ids) <= max_tokens for p in packs) and (len(packs) > 1) == (max_tokens < 1000)
+        assert all(len(p.input_ids) <= max_tokens for p in packs) and (len(packs) > 1) == (
+            max_tokens < 1000
+        )
         segments = [len(p.cuts) - 1 for p in packs]
         assert max(segments) > 5 if attention == "segments" else set(segments) == {1}
         found = by_step(packs, [token_logprobs(model, p, temperature) for p in packs])
@@ -87,7 +104,9 @@ def test_packs_equal_one_forward_per_path(family, lora, max_tokens, attention):
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     packed = gradients((token_logprobs(model, p) * p.advantages).sum() for p in packs)
-    plain = gradients((lp * a).sum() for (a, _), lp in expected_logprobs(model, trees, advantages).items())
+    plain = gradients(
+        (lp * a).sum() for (a, _), lp in expected_logprobs(model, trees, advantages).items()
+    )
     assert packed.keys() == plain.keys() and len(packed) > 4
     for name in plain:
         torch.testing.assert_close(packed[name], plain[name], atol=2e-4, rtol=1e-3)
@@ -148,7 +167,10 @@ def test_a_pack_holds_what_is_needed_once():
 def test_cuts_cost_least():
     """Against trying every way to cut a small tree."""
     rng = np.random.default_rng(5)
-    packs, segments = lambda own, above: 1 + own + above, lambda own, above: own * (own + above) + 30
+    packs, segments = (
+        lambda own, above: 1 + own + above,
+        lambda own, above: own * (own + above) + 30,
+    )
     for limit, part in ((25, packs), (math.inf, segments)):
         lengths, context = rng.integers(1, 6, 10), rng.integers(0, 9, 10)
 
@@ -156,13 +178,16 @@ def test_cuts_cost_least():
             parts = [(lengths[a:b].sum(), context[a]) for a, b in zip(boundaries, boundaries[1:])]
             return np.inf if max(map(sum, parts)) > limit else sum(part(*one) for one in parts)
 
-        every = [[0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)]
+        every = [
+            [0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)
+        ]
         found = packing._cut(lengths, context, limit, part)
         assert 2 < len(found) < 10 and cost(found) == min(map(cost, every))
 
 
 def test_segments_leave_out_what_nobody_sees(monkeypatch):
-    """A tree of depth 3 with steps of 32 tokens: attention computes less than half of the pairs of a whole pack."""
+    """A tree of depth 3 with steps of 32 tokens: attention computes less than half of the pairs of
+    a whole pack."""
     calls = []
 
     def count(module, query, key, *args, **kwargs):
@@ -173,18 +198,27 @@ def test_segments_leave_out_what_nobody_sees(monkeypatch):
     monkeypatch.setattr(packing, "CALL_PAIRS", 2**15)
     parent = [-1, *((i - 1) // 4 for i in range(1, 85))]
     tokens = [torch.empty(0), *(torch.randint(2, 100, (32,)) for _ in parent[1:])]
-    tree = Tree([5] * 20, parent, parent, tokens, [torch.zeros(len(t)) for t in tokens], [False] * 85)
+    tree = Tree(
+        [5] * 20, parent, parent, tokens, [torch.zeros(len(t)) for t in tokens], [False] * 85
+    )
     (p,) = pack([tree], [torch.ones(85)], 10_000)
     token_logprobs(random_model("qwen2", max_position_embeddings=10_000), p)
     layers = 2
-    assert len(calls) == layers * (len(p.cuts) - 1) > 10 and sum(calls) < layers * len(p.input_ids) ** 2 / 2
+    assert (
+        len(calls) == layers * (len(p.cuts) - 1) > 10
+        and sum(calls) < layers * len(p.input_ids) ** 2 / 2
+    )
 
 
 def path_entropies(model, tree, node, temperature, top_k):
-    """The entropy at each of a node's tokens by one plain forward pass over its path: -sum p log p, the definition."""
+    """The entropy at each of a node's tokens by one plain forward pass over its path: -sum p log p,
+    the definition."""
     ids = tree.prompt_ids + tree.completion_ids(node)
     count = len(tree.tokens[node])
-    logits = model(torch.tensor([ids])).logits[0, len(ids) - count - 1 : len(ids) - 1].float() / temperature
+    logits = (
+        model(torch.tensor([ids])).logits[0, len(ids) - count - 1 : len(ids) - 1].float()
+        / temperature
+    )
     entropies = []
     for row, target in zip(logits, tree.tokens[node]):
         if top_k:
@@ -199,7 +233,9 @@ def path_entropies(model, tree, node, temperature, top_k):
 @pytest.mark.parametrize("lora", [False, True], ids=["trained head", "frozen head"])
 def test_entropies_and_their_gradient_equal_plain_autograd(lora, temperature, top_k, monkeypatch):
     monkeypatch.setattr(policy, "CHUNK_ELEMENTS", 700)  # seven positions at a time
-    model = with_lora(random_model("qwen2", scale=3.0)) if lora else random_model("qwen2", scale=3.0)
+    model = (
+        with_lora(random_model("qwen2", scale=3.0)) if lora else random_model("qwen2", scale=3.0)
+    )
     trees, advantages = random_trees(seed=6)
 
     def gradients(loss):
@@ -215,15 +251,28 @@ def test_entropies_and_their_gradient_equal_plain_autograd(lora, temperature, to
         weights.append(entropies.detach())
     assert len(found) > 1
     packed = gradients(sum(found))
-    nodes = [(tree, n, a) for tree, values in zip(trees, advantages) for n, a in enumerate(values.tolist()) if a != 0]
+    nodes = [
+        (tree, n, a)
+        for tree, values in zip(trees, advantages)
+        for n, a in enumerate(values.tolist())
+        if a != 0
+    ]
     plain_entropies = [path_entropies(model, tree, n, temperature, top_k) for tree, n, _ in nodes]
-    torch.testing.assert_close(torch.cat(weights).sum(), torch.cat(plain_entropies).sum(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(weights).sum(), torch.cat(plain_entropies).sum(), atol=1e-4, rtol=1e-5
+    )
     plain = 3 * torch.cat(plain_entropies).sum()
     if not top_k:  # cropped log-probabilities have tests of their own
-        plain = plain + sum((path_logprobs(model, tree, n, temperature) * a).sum() for tree, n, a in nodes)
+        plain = plain + sum(
+            (path_logprobs(model, tree, n, temperature) * a).sum() for tree, n, a in nodes
+        )
     else:
-        packed = gradients(sum(3 * token_logprobs_and_entropies(model, p, temperature, top_k=top_k)[1].sum()
-                               for p in pack(trees, advantages, 60)))  # fmt: skip
+        packed = gradients(
+            sum(
+                3 * token_logprobs_and_entropies(model, p, temperature, top_k=top_k)[1].sum()
+                for p in pack(trees, advantages, 60)
+            )
+        )
     expected = gradients(plain)
     assert packed.keys() == expected.keys() and len(expected) > 4
     largest = max(value.abs().max().item() for value in expected.values())
@@ -242,11 +291,16 @@ def test_minibatches_are_as_equal_as_whole_trees_allow(seed):
     tokens = np.random.default_rng(seed).integers(0, 50, 9).tolist()
     for count in (1, 2, 3):
         parts = split_trees(tokens, count, [seed])
-        assert sorted(place for part in parts for place in part) == list(range(9)) and len(parts) == count
+        assert (
+            sorted(place for part in parts for place in part) == list(range(9))
+            and len(parts) == count
+        )
         sums = [sum(tokens[place] for place in part) for part in parts]
         if count == 2:  # against trying every way
-            best = min(abs(sum(tokens) - 2 * sum(t for i, t in enumerate(tokens) if bits >> i & 1))
-                       for bits in range(2**9))  # fmt: skip
+            best = min(
+                abs(sum(tokens) - 2 * sum(t for i, t in enumerate(tokens) if bits >> i & 1))
+                for bits in range(2**9)
+            )
             assert abs(sums[0] - sums[1]) <= best + 2
         assert max(sums) - min(sums) <= max(tokens)
     assert split_trees(tokens, 2, [seed]) == split_trees(tokens, 2, [seed])
@@ -280,18 +334,38 @@ def test_policy_loss_by_hand():
     assert grpo == pytest.approx((tokens[:3].mean() + tokens[3]) / 2, abs=1e-6)
     constant = policy_loss(logprobs, old, advantages, loss_type="dr_grpo", normalizer=10).item()
     assert constant == pytest.approx(tokens.sum() / 10, abs=1e-6)
-    high = -np.minimum(ratio * advantages.numpy(), np.array([1.0, 1.4, 0.8, 1.0]) * advantages.numpy())
-    assert policy_loss(logprobs, old, advantages, epsilon_high=0.4).item() == pytest.approx(high.mean(), abs=1e-6)
+    high = -np.minimum(
+        ratio * advantages.numpy(), np.array([1.0, 1.4, 0.8, 1.0]) * advantages.numpy()
+    )
+    assert policy_loss(logprobs, old, advantages, epsilon_high=0.4).item() == pytest.approx(
+        high.mean(), abs=1e-6
+    )
     reference = torch.tensor([-1.5, -0.5, -1.0, -0.2])
     d = reference.numpy() - logprobs.detach().numpy()
     kl = policy_loss(logprobs, old, advantages, beta=0.1, ref_logprobs=reference).item()
     assert kl == pytest.approx((tokens + 0.1 * (np.exp(d) - d - 1)).mean(), abs=1e-6)
     entropies = torch.tensor([0.5, 1.0, 0.0, 2.0])
-    for kind in (dict(), dict(loss_type="grpo", steps=steps), dict(loss_type="dr_grpo", normalizer=10)):
+    for kind in (
+        dict(),
+        dict(loss_type="grpo", steps=steps),
+        dict(loss_type="dr_grpo", normalizer=10),
+    ):
         plain = policy_loss(logprobs, old, advantages, **kind).item()
-        bonus = policy_loss(logprobs, old, advantages, **kind, entropy_coef=0.1, entropies=entropies).item()
-        assert bonus == pytest.approx(plain - 0.1 * 3.5 / 4, abs=1e-6)  # a mean over tokens whatever the loss type
-    part = policy_loss(logprobs, old, advantages, entropy_coef=0.1, entropies=entropies, normalizer=8, trained_tokens=8)
+        bonus = policy_loss(
+            logprobs, old, advantages, **kind, entropy_coef=0.1, entropies=entropies
+        ).item()
+        assert bonus == pytest.approx(
+            plain - 0.1 * 3.5 / 4, abs=1e-6
+        )  # a mean over tokens whatever the loss type
+    part = policy_loss(
+        logprobs,
+        old,
+        advantages,
+        entropy_coef=0.1,
+        entropies=entropies,
+        normalizer=8,
+        trained_tokens=8,
+    )
     assert part.item() == pytest.approx((tokens.sum() - 0.1 * 3.5) / 8, abs=1e-6)
     with pytest.raises(ValueError, match="loss_type"):
         policy_loss(logprobs, old, advantages, loss_type="ppo")

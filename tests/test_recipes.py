@@ -16,8 +16,12 @@ from run.flags import parse_flags
 
 # The sizes of the paper's models, as their configurations give them.
 QWEN = {
-    "1.5b": dict(hidden_size=1536, intermediate_size=8960, num_attention_heads=12, vocab_size=151936),
-    "7b": dict(hidden_size=3584, intermediate_size=18944, num_attention_heads=28, vocab_size=152064),
+    "1.5b": dict(
+        hidden_size=1536, intermediate_size=8960, num_attention_heads=12, vocab_size=151936
+    ),
+    "7b": dict(
+        hidden_size=3584, intermediate_size=18944, num_attention_heads=28, vocab_size=152064
+    ),
 }
 KEY_VALUE_HEADS = {"1.5b": 2, "7b": 4}
 # GiB of the GPU that each recipe says it fits.
@@ -48,7 +52,9 @@ def model_without_weights(size: str, flags: train_treerpo.Flags):
         max_position_embeddings=4096,
     )
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if flags.use_peft else torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16 if flags.use_peft else torch.float32
+        )
         if flags.use_peft:
             lora = LoraConfig(r=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
             model = get_peft_model(model, lora)
@@ -59,7 +65,9 @@ def described(name: str, gib: int, monkeypatch, *more: str) -> str:
     flags = recipe_flags(name, *more)
     model = model_without_weights("7b" if "7b" in name else "1.5b", flags)
     monkeypatch.setattr(budget, "device_memory", lambda device: gib * budget.GIB)
-    return budget.describe(flags, model, flags.max_prompt_length, 1, torch.device("cuda"), torch.bfloat16)
+    return budget.describe(
+        flags, model, flags.max_prompt_length, 1, torch.device("cuda"), torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -76,23 +84,47 @@ def test_what_does_not_fit_is_named(monkeypatch):
 
 def test_seven_billion_weights_do_not_fit(monkeypatch):
     """Why the 7B recipe has an adapter."""
-    assert "training may not fit" in described("paper-qwen2.5-math-7b", 80, monkeypatch, "--use_peft", "false")
+    assert "training may not fit" in described(
+        "paper-qwen2.5-math-7b", 80, monkeypatch, "--use_peft", "false"
+    )
 
 
 def test_equal_tokens_are_equal():
-    tree, flat = recipe_flags("paper-qwen2.5-math-1.5b"), recipe_flags("grpo-qwen2.5-math-1.5b-equal-tokens")
+    tree, flat = (
+        recipe_flags("paper-qwen2.5-math-1.5b"),
+        recipe_flags("grpo-qwen2.5-math-1.5b-equal-tokens"),
+    )
     steps = sum(8**d for d in (1, 2, 3))
     assert steps * tree.step_tokens == 224_256
-    assert flat.branching == [round(224_256 / flat.step_tokens)] and flat.depth * flat.step_tokens == 1152
+    assert (
+        flat.branching == [round(224_256 / flat.step_tokens)]
+        and flat.depth * flat.step_tokens == 1152
+    )
 
 
 def test_the_papers_settings():
     """The table of settings in the paper, one by one."""
     flags = recipe_flags("paper-qwen2.5-math-1.5b")
-    assert flags.branching == [8, 8, 8] and flags.step_tokens == 384 and flags.max_prompt_length == 512
-    assert (flags.temperature, flags.top_p, flags.prompts_per_step, flags.num_minibatches) == (0.6, 1.0, 128, 2)
-    assert (flags.learning_rate, flags.lr_scheduler_type, flags.warmup_steps) == (1e-6, "constant", 0)
-    assert (flags.max_grad_norm, flags.beta, flags.entropy_coef, flags.epsilon) == (1.0, 0.001, 0.001, 0.2)
+    assert (
+        flags.branching == [8, 8, 8] and flags.step_tokens == 384 and flags.max_prompt_length == 512
+    )
+    assert (flags.temperature, flags.top_p, flags.prompts_per_update, flags.num_minibatches) == (
+        0.6,
+        1.0,
+        128,
+        2,
+    )
+    assert (flags.learning_rate, flags.lr_scheduler_type, flags.warmup_steps) == (
+        1e-6,
+        "constant",
+        0,
+    )
+    assert (flags.max_grad_norm, flags.beta, flags.entropy_coef, flags.epsilon) == (
+        1.0,
+        0.001,
+        0.001,
+        0.2,
+    )
     assert (flags.scale_rewards, flags.prune_threshold, flags.use_peft, flags.num_samples) == (
         "variance",
         0.1,
@@ -100,28 +132,68 @@ def test_the_papers_settings():
         8,
     )
     baseline = recipe_flags("grpo-qwen2.5-math-1.5b")
-    assert baseline.branching == [8] and baseline.step_tokens == 1152 and baseline.scale_rewards == "group"
+    assert (
+        baseline.branching == [8]
+        and baseline.step_tokens == 1152
+        and baseline.scale_rewards == "group"
+    )
     changed = {name for name, value in vars(flags).items() if value != getattr(baseline, name)}
-    assert changed == {"config", "branching", "depth", "step_tokens", "scale_rewards", "prune_threshold"} - {"config"}
+    assert changed == {
+        "config",
+        "branching",
+        "depth",
+        "step_tokens",
+        "scale_rewards",
+        "prune_threshold",
+    } - {"config"}
 
 
 def test_every_setting_of_the_paper_is_live(tmp_path):
-    """The paper's recipe on the tiny base, its sizes cut by flags: three updates of two optimizer steps each."""
+    """The paper's recipe on the tiny base, its sizes cut by flags: three updates of two optimizer
+    steps each."""
     output = tmp_path / "run"
     sys.argv = [
-        "train_treerpo.py", "--config", str(ROOT / "recipes" / "paper-qwen2.5-math-1.5b.yaml"),
-        "--model_name_or_path", str(TINY_BASE), "--dataset_name", "arithmetic", "--benchmarks", "arithmetic[:8]",
-        "--branching", "4", "--step_tokens", "16", "--prompts_per_step", "8", "--max_steps", "3",
-        "--max_prompt_length", "32", "--max_pack_tokens", "512", "--max_new_tokens", "48", "--num_samples", "8",
-        "--output_dir", str(output),
-    ]  # fmt: skip
+        "train_treerpo.py",
+        "--config",
+        str(ROOT / "recipes" / "paper-qwen2.5-math-1.5b.yaml"),
+        "--model_name_or_path",
+        str(TINY_BASE),
+        "--dataset_name",
+        "arithmetic",
+        "--benchmarks",
+        "arithmetic[:8]",
+        "--branching",
+        "4",
+        "--step_tokens",
+        "16",
+        "--prompts_per_update",
+        "8",
+        "--max_steps",
+        "3",
+        "--max_prompt_length",
+        "32",
+        "--max_pack_tokens",
+        "512",
+        "--max_new_tokens",
+        "48",
+        "--num_samples",
+        "8",
+        "--output_dir",
+        str(output),
+    ]
     train_treerpo.main()
     rows = [row for row in read(output / "metrics.jsonl") if "reward" in row]
     learned = [row for row in rows if "grad_norm" in row]
     assert len(rows) == 3 and learned
     # The first optimizer step is at the initial policy; the second of the update has left it.
-    assert all(0 < row["kl"] < 0.01 for row in learned) and all(row["entropy_trained"] > 0 for row in learned)
+    assert all(0 < row["kl"] < 0.01 for row in learned) and all(
+        row["entropy_trained"] > 0 for row in learned
+    )
     assert all(row["learning_rate"] == 1e-6 for row in rows)
     config = yaml.safe_load((output / "config.yaml").read_text())
-    assert (config["scale_rewards"], config["prune_threshold"], config["num_minibatches"]) == ("variance", 0.1, 2)
+    assert (config["scale_rewards"], config["prune_threshold"], config["num_minibatches"]) == (
+        "variance",
+        0.1,
+        2,
+    )
     assert "avg@8" in read(output / "metrics.jsonl")[0]["evaluation"]["arithmetic[:8]"]

@@ -15,7 +15,9 @@ from reward import Grader, extract_answer, grade
 
 @pytest.mark.parametrize("rule", CASES)
 def test_rule(rule):
-    failed = [case for case in CASES[rule] if grade(rf"So \boxed{{{case[0]}}}.", case[1]) is not case[2]]
+    failed = [
+        case for case in CASES[rule] if grade(rf"So \boxed{{{case[0]}}}.", case[1]) is not case[2]
+    ]
     assert not failed
 
 
@@ -69,10 +71,26 @@ def respelled(gold: str) -> list[str]:
     math = gold.strip().removeprefix("$").removesuffix("$")
     if "$" in math:  # several formulas
         return [gold]
-    spellings = [gold, f"${math}$", rf"\displaystyle {math}", rf"\bm{{{math}}}", rf"\textcolor{{blue}}{{{math}}}"]
-    spellings += [rf"{{\Large {math}}}", rf"\text{{Answer: }} {math}", rf"\begin{{aligned}} {math} \end{{aligned}}"]
-    spellings += [math.replace("<", "&lt;").replace(">", "&gt;"), math.replace("-", "−").replace(r"\pi", "π")]
-    spellings += [math.replace(r"\frac", r"\dfrac"), math.replace(r"\\", r"\\[4pt]").replace("pmatrix", "bmatrix")]
+    spellings = [
+        gold,
+        f"${math}$",
+        rf"\displaystyle {math}",
+        rf"\bm{{{math}}}",
+        rf"\textcolor{{blue}}{{{math}}}",
+    ]
+    spellings += [
+        rf"{{\Large {math}}}",
+        rf"\text{{Answer: }} {math}",
+        rf"\begin{{aligned}} {math} \end{{aligned}}",
+    ]
+    spellings += [
+        math.replace("<", "&lt;").replace(">", "&gt;"),
+        math.replace("-", "−").replace(r"\pi", "π"),
+    ]
+    spellings += [
+        math.replace(r"\frac", r"\dfrac"),
+        math.replace(r"\\", r"\\[4pt]").replace("pmatrix", "bmatrix"),
+    ]
     if re.fullmatch(r"\d+", math):
         spellings += [
             rf"\theta = {math}",
@@ -80,7 +98,12 @@ def respelled(gold: str) -> list[str]:
             rf"{math} \text{{ apples}}",
             f"{math} x 10^0",
         ]
-        spellings += [f"{int(math):,}".replace(",", " "), rf"\num{{{math}}}", f"€{math}", rf"\$ {math}"]
+        spellings += [
+            f"{int(math):,}".replace(",", " "),
+            rf"\num{{{math}}}",
+            f"€{math}",
+            rf"\$ {math}",
+        ]
     return spellings
 
 
@@ -109,23 +132,40 @@ def changed(gold: str) -> list[str]:
         rf"\text{{Not: }} {math}",
         f"{math}.(3)",
     ]
-    answers += [rf"{math}\mathrm{{x}}", rf"{math}\hat{{i}}+{math}\hat{{j}}", f"{math}, 987654", f"{math}+10^{{-40}}"]
-    return answers + [f"{int(math) + 1}", rf"{math}_{{3}}", rf"{math}\text{{n}}" if math != "0" else "1"]
+    answers += [
+        rf"{math}\mathrm{{x}}",
+        rf"{math}\hat{{i}}+{math}\hat{{j}}",
+        f"{math}, 987654",
+        f"{math}+10^{{-40}}",
+    ]
+    return answers + [
+        f"{int(math) + 1}",
+        rf"{math}_{{3}}",
+        rf"{math}\text{{n}}" if math != "0" else "1",
+    ]
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
 def test_gold_answers_equal_themselves_and_not_each_other(grader):
-    rows = [json.loads(line) for file in REAL_DATA.glob("*.jsonl") for line in file.open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for file in REAL_DATA.glob("*.jsonl")
+        for line in file.open(encoding="utf-8")
+    ]
     golds = sorted({str(row["answer"]) for row in rows})
     rng = random.Random(0)
     assert all(grader.grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds))
     sample = rng.sample(golds, 80)
     pairs = [(spelling, gold) for gold in sample for spelling in respelled(gold)]
-    grades = grader.grade_batch([rf"\boxed{{{spelling}}}" for spelling, _ in pairs], [gold for _, gold in pairs])
+    grades = grader.grade_batch(
+        [rf"\boxed{{{spelling}}}" for spelling, _ in pairs], [gold for _, gold in pairs]
+    )
     assert [pair for pair, right in zip(pairs, grades) if not right] == []
     pairs = [(answer, gold) for gold in sample for answer in changed(gold)]
     pairs += [tuple(rng.sample(golds, 2)) for _ in range(300)]
-    grades = grader.grade_batch([rf"\boxed{{{answer}}}" for answer, _ in pairs], [gold for _, gold in pairs])
+    grades = grader.grade_batch(
+        [rf"\boxed{{{answer}}}" for answer, _ in pairs], [gold for _, gold in pairs]
+    )
     assert [pair for pair, right in zip(pairs, grades) if right] == []
 
 
@@ -172,6 +212,9 @@ def test_hostile_completions_neither_hang_nor_run(tmp_path, monkeypatch):
         for gold in (r"\frac{\pi}{7}", "1,2"):
             assert not any(grader.grade_batch(HOSTILE, [gold] * len(HOSTILE)))
         assert grader.stats["timeouts"] > 0
-        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [1.0, 0.0]
+        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [
+            1.0,
+            0.0,
+        ]
     assert time.monotonic() - start < 40
     assert list(tmp_path.iterdir()) == []

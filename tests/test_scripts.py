@@ -1,4 +1,5 @@
-"""Every script as a user runs it: small runs from end to end, resuming, several processes, and bad input."""
+"""Every script as a user runs it: small runs from end to end, resuming, several processes, and bad
+input."""
 
 import ast
 import copy
@@ -25,19 +26,36 @@ from run.flags import parse_flags
 from tree_sampler import TreeSampler
 
 SMALL = {
-    "branching": 2, "depth": 2, "step_tokens": 24, "max_prompt_length": 32, "max_pack_tokens": 128, "max_rows": 64,
-    "prompts_per_step": 4, "max_steps": 4, "learning_rate": 2e-4, "save_steps": 2, "seed": 3, "eval_steps": 0,
-    "num_minibatches": 2, "entropy_coef": 0.01,
-}  # fmt: skip
+    "branching": 2,
+    "depth": 2,
+    "step_tokens": 24,
+    "max_prompt_length": 32,
+    "max_pack_tokens": 128,
+    "max_rows": 64,
+    "prompts_per_update": 4,
+    "max_steps": 4,
+    "learning_rate": 2e-4,
+    "save_steps": 2,
+    "seed": 3,
+    "eval_steps": 0,
+    "num_minibatches": 2,
+    "entropy_coef": 0.01,
+}
 
 
 def words(output, **changes):
     settings = {**SMALL, "output_dir": output, **changes}
-    return [part for name, value in settings.items() if value is not None for part in (f"--{name}", str(value))]
+    return [
+        part
+        for name, value in settings.items()
+        if value is not None
+        for part in (f"--{name}", str(value))
+    ]
 
 
 def script(*command):
-    """Runs a script in its own process from another folder, as users do, and returns what it printed."""
+    """Runs a script in its own process from another folder, as users do, and returns what it
+    printed."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
@@ -55,7 +73,10 @@ def read(path):
 
 
 def untimed(rows):
-    return [{k: v for k, v in row.items() if not k.startswith("seconds") and k != "grader"} for row in rows]
+    return [
+        {k: v for k, v in row.items() if not k.startswith("seconds") and k != "grader"}
+        for row in rows
+    ]
 
 
 def adapter(output):
@@ -67,35 +88,66 @@ def finished(tmp_path_factory):
     """One run, made by the script itself, that several tests look at."""
     output = tmp_path_factory.mktemp("runs") / "whole"
     printed = script(
-        sys.executable, "train_treerpo.py",
-        *words(output, eval_steps=2, num_samples=2, report_to="tensorboard"), "--benchmarks", "arithmetic[:6]",
-    )  # fmt: skip
+        sys.executable,
+        "train_treerpo.py",
+        *words(output, eval_steps=2, num_samples=2, report_to="tensorboard"),
+        "--benchmarks",
+        "arithmetic[:6]",
+    )
     return output, printed
 
 
 def test_a_run_leaves_what_it_promises(finished):
     output, printed = finished
     config = yaml.safe_load((output / "config.yaml").read_text())
-    assert config["branching"] == [2, 2] and config["versions"]["torch"] and config["loss_type"] == "dapo"
+    assert (
+        config["branching"] == [2, 2]
+        and config["versions"]["torch"]
+        and config["loss_type"] == "dapo"
+    )
     rows = read(output / "metrics.jsonl")
     assert [r["update"] for r in rows if "reward" in r] == [1, 2, 3, 4]
     assert [r["update"] for r in rows if "evaluation" in r] == [0, 2, 4]
     row = next(r for r in rows if "reward" in r)
     assert row["leaves"] <= 4 * 4 and row["trained_tokens"] <= row["sampled_tokens"]
     for key in (
-        "leaf_pass_rate", "step_reward_depth_1", "step_reward_depth_2", "group_std_depth_1", "kept_groups_share",
-        "completion_length", "unfinished_share", "entropy", "grad_norm", "clip_share", "logprob_difference_max",
-        "learning_rate", "seconds_sample", "seconds_grade", "seconds_update", "grader",
-    ):  # fmt: skip
+        "leaf_pass_rate",
+        "step_reward_depth_1",
+        "step_reward_depth_2",
+        "group_std_depth_1",
+        "kept_groups_share",
+        "completion_length",
+        "unfinished_share",
+        "entropy",
+        "grad_norm",
+        "clip_share",
+        "logprob_difference_max",
+        "learning_rate",
+        "seconds_sample",
+        "seconds_grade",
+        "seconds_update",
+        "grader",
+    ):
         assert key in row, key
     assert max(r.get("logprob_difference_max", 0) for r in rows) < 1e-4
-    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == [
+        "step-000002",
+        "step-000004",
+    ]
     (evaluation,) = (output / "eval").iterdir()
     completions = read(evaluation)
-    assert len(completions) == 6 * 3 and {"completion", "grade", "length", "finished"} <= completions[0].keys()
+    assert (
+        len(completions) == 6 * 3
+        and {"completion", "grade", "length", "finished"} <= completions[0].keys()
+    )
     trees = read(output / "trees.jsonl")
-    assert len(trees) == 4 and {"parent", "text", "reward", "advantage", "finished"} <= trees[0]["nodes"][1].keys()
-    assert (output / "learning_curve.png").stat().st_size > 10_000 and (output / "learning_curve.svg").exists()
+    assert (
+        len(trees) == 4
+        and {"parent", "text", "reward", "advantage", "finished"} <= trees[0]["nodes"][1].keys()
+    )
+    assert (output / "learning_curve.png").stat().st_size > 10_000 and (
+        output / "learning_curve.svg"
+    ).exists()
     assert list(output.glob("treerpo/events*"))
     assert "Before and after 4 updates" in printed and f"--adapter {output}/adapter" in printed
 
@@ -103,9 +155,23 @@ def test_a_run_leaves_what_it_promises(finished):
 def test_eval_math_loads_the_adapter(finished, tmp_path):
     output, _ = finished
     printed = script(
-        sys.executable, "eval_math.py", "--adapter", output / "adapter", "--benchmarks", "arithmetic[:6]",
-        "--num_samples", 2, "--seed", 3, "--output_dir", tmp_path, "--max_new_tokens", 48, "--seed", 3,
-    )  # fmt: skip
+        sys.executable,
+        "eval_math.py",
+        "--adapter",
+        output / "adapter",
+        "--benchmarks",
+        "arithmetic[:6]",
+        "--num_samples",
+        2,
+        "--seed",
+        3,
+        "--output_dir",
+        tmp_path,
+        "--max_new_tokens",
+        48,
+        "--seed",
+        3,
+    )
     assert "avg@2" in printed and "maj@2" in printed
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["arithmetic[:6]"]
     last = read(output / "metrics.jsonl")[-1]["evaluation"]["arithmetic[:6]"]
@@ -117,10 +183,18 @@ def test_plot_results(finished):
     assert "learning_curve.png" in printed and "trees.html" in printed
     trees = read(finished[0] / "trees.jsonl")
     viewer = (finished[0] / "trees.html").read_text()
-    assert viewer.count("<details") == viewer.count("</details>") == sum(1 + len(tree["nodes"]) for tree in trees)
+    assert (
+        viewer.count("<details")
+        == viewer.count("</details>")
+        == sum(1 + len(tree["nodes"]) for tree in trees)
+    )
     leaves = sum(len(leaves_of(tree["nodes"])) for tree in trees)
-    assert viewer.count("✓") + viewer.count("✗") == leaves and viewer.count("gold answer") == len(trees)
-    assert viewer.count("✓") == sum(t["nodes"][i]["reward"] == 1 for t in trees for i in leaves_of(t["nodes"]))
+    assert viewer.count("✓") + viewer.count("✗") == leaves and viewer.count("gold answer") == len(
+        trees
+    )
+    assert viewer.count("✓") == sum(
+        t["nodes"][i]["reward"] == 1 for t in trees for i in leaves_of(t["nodes"])
+    )
 
 
 def leaves_of(nodes):
@@ -141,11 +215,23 @@ def test_the_tree_viewer_escapes_model_output(tmp_path):
     record = {"update": 1, "problem": "<b>", "answer": "&", "nodes": [{**step, "parent": -1}, step]}
     (tmp_path / "trees.jsonl").write_text(json.dumps(record) + "\n")
     viewer = plot_results.write_trees(tmp_path / "trees.jsonl").read_text()
-    assert "<script>" not in viewer and "&lt;script&gt;" in viewer and "&lt;b&gt;" in viewer and "&amp;" in viewer
+    assert (
+        "<script>" not in viewer
+        and "&lt;script&gt;" in viewer
+        and "&lt;b&gt;" in viewer
+        and "&amp;" in viewer
+    )
 
 
 def step(parent, **changes):
-    node = {"parent": parent, "text": "1+", "tokens": 2, "finished": False, "reward": 0.5, "advantage": 0.0}
+    node = {
+        "parent": parent,
+        "text": "1+",
+        "tokens": 2,
+        "finished": False,
+        "reward": 0.5,
+        "advantage": 0.0,
+    }
     return {**node, **changes}
 
 
@@ -168,18 +254,31 @@ def test_the_tree_viewer_takes_deep_wide_and_empty_trees(tmp_path):
 def test_the_tree_viewer_takes_what_older_or_broken_runs_wrote(tmp_path, caplog, capsys):
     import plot_results
 
-    odd = [step(-1), step(0, reward=math.nan, advantage=math.nan), {"parent": 0}, step(0, text="\ud800", reward=None)]
+    odd = [
+        step(-1),
+        step(0, reward=math.nan, advantage=math.nan),
+        {"parent": 0},
+        step(0, text="\ud800", reward=None),
+    ]
     viewer = view(tmp_path, odd)
     assert viewer.count("<details") == 5 and "✓" not in viewer and "reward nan" in viewer
-    assert "is damaged" in refused(plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), step(1)])], capsys)
-    assert "is damaged" in refused(plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), "x"])], capsys)
+    assert "is damaged" in refused(
+        plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), step(1)])], capsys
+    )
+    assert "is damaged" in refused(
+        plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), "x"])], capsys
+    )
     path = tmp_path / "trees.jsonl"
     path.write_text('{"update": 1}\n{"upd\n[1]\n\0\0\n{"update": 2}\n{"cut sh')
     assert plot_results.read_lines(path) == [{"update": 1}, {"update": 2}]
     assert "left out 3 damaged lines (2, 3, 4;" in caplog.text
     path.write_bytes(b"\xff\xfe\n<html>\n")
-    assert "no line of it is a JSON object (line 1: " in refused(plot_results.main, ["--trees", path], capsys)
-    assert "is a viewer itself" in refused(plot_results.main, ["--trees", path.with_suffix(".html")], capsys)
+    assert "no line of it is a JSON object (line 1: " in refused(
+        plot_results.main, ["--trees", path], capsys
+    )
+    assert "is a viewer itself" in refused(
+        plot_results.main, ["--trees", path.with_suffix(".html")], capsys
+    )
 
 
 def broken_tree(tmp_path, nodes):
@@ -194,9 +293,18 @@ def test_evaluations_of_other_benchmarks_and_samples_are_drawn(tmp_path):
     def scores(*names):
         return {"n": 2, **{name: {"mean": 0.5, "standard_error": 0.1} for name in names}}
 
-    rows = [{"update": 0, "evaluation": {"a": scores("pass@1", "avg@2")}}, {"update": 1, "reward": 0.5}]
-    rows += [{"update": 1, "evaluation": {"b$^$": scores("avg@4")}}, {"update": 2, "reward": math.nan}]
-    rows += [{"update": 2, "evaluation": {"a": scores("pass@1"), "b$^$": {"n": 0}}}, {"update": 2, "evaluation": {}}]
+    rows = [
+        {"update": 0, "evaluation": {"a": scores("pass@1", "avg@2")}},
+        {"update": 1, "reward": 0.5},
+    ]
+    rows += [
+        {"update": 1, "evaluation": {"b$^$": scores("avg@4")}},
+        {"update": 2, "reward": math.nan},
+    ]
+    rows += [
+        {"update": 2, "evaluation": {"a": scores("pass@1"), "b$^$": {"n": 0}}},
+        {"update": 2, "evaluation": {}},
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert plot_results.plot_run(tmp_path).stat().st_size > 10_000
 
@@ -208,23 +316,49 @@ ASCII_LOCALE = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLO
 def test_the_locale_decides_nothing(tmp_path):
     """Files are UTF-8, also those that are read; what a terminal can't show is escaped."""
     question = {"problem": "Wie groß ist 2+3?", "answer": "5"}
-    (tmp_path / "fragen.jsonl").write_text(json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "fragen.jsonl").write_text(
+        json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     (tmp_path / "flags.yaml").write_text('prompt_template: "Löse: {problem}"\n', encoding="utf-8")
-    command = [sys.executable, "train_treerpo.py", "--config", tmp_path / "flags.yaml", *words(
-        tmp_path / "run", max_steps=1, save_steps=0, eval_steps=1, num_samples=2, max_prompt_length=99,
-        max_pack_tokens=256, prompts_per_step=2, dataset_name=tmp_path / "fragen.jsonl",
-    ), "--benchmarks", "arithmetic[:2]"]  # fmt: skip
+    command = [
+        sys.executable,
+        "train_treerpo.py",
+        "--config",
+        tmp_path / "flags.yaml",
+        *words(
+            tmp_path / "run",
+            max_steps=1,
+            save_steps=0,
+            eval_steps=1,
+            num_samples=2,
+            max_prompt_length=99,
+            max_pack_tokens=256,
+            prompts_per_update=2,
+            dataset_name=tmp_path / "fragen.jsonl",
+        ),
+        "--benchmarks",
+        "arithmetic[:2]",
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, cwd=ROOT, env=ASCII_LOCALE)
     assert done.returncode == 0 and b"\\xb1" in done.stdout, done.stderr[-3000:]
     viewer = (tmp_path / "run" / "trees.html").read_text(encoding="utf-8")
     assert {"✓", "✗"} & set(viewer) and "Wie groß ist" in viewer
-    assert "Löse" in yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))["prompt_template"]
+    assert (
+        "Löse"
+        in yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))[
+            "prompt_template"
+        ]
+    )
 
 
 def test_every_text_file_is_opened_as_utf_8():
     """No call in the suite leaves the encoding of a file, or of a pipe, to the locale."""
     left = []
-    for path in [*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+    for path in [
+        *ROOT.glob("*.py"),
+        *(ROOT / "data").glob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+    ]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and leaves_encoding(call):
                 left.append(f"{path.name}:{call.lineno}")
@@ -240,10 +374,14 @@ def leaves_encoding(call: ast.Call) -> bool:
     owner = getattr(getattr(call.func, "value", None), "id", "")
     if name not in ("open", "read_text", "write_text") or (name == "open" and owner == "os"):
         return False
-    constants = [str(one.value) for one in [*call.args, given.get("mode")] if isinstance(one, ast.Constant)]
+    constants = [
+        str(one.value) for one in [*call.args, given.get("mode")] if isinstance(one, ast.Constant)
+    ]
     if any(text.startswith("/proc/") for text in constants):  # ASCII whatever the locale
         return False
-    binary = name == "open" and any(set(text) <= set("rwaxb+") and "b" in text for text in constants)
+    binary = name == "open" and any(
+        set(text) <= set("rwaxb+") and "b" in text for text in constants
+    )
     return not binary and "encoding" not in given
 
 
@@ -266,29 +404,49 @@ def test_what_leaves_the_encoding_to_the_locale(source, left):
 
 
 def test_resumed_equals_uninterrupted(finished, tmp_path):
-    """Bit for bit, also where the killed run had gone on past its checkpoint and was cut off inside a line."""
+    """Bit for bit, also where the killed run had gone on past its checkpoint and was cut off inside
+    a line."""
     whole, _ = finished
-    rows = train(tmp_path, "--benchmarks", "arithmetic[:6]", max_steps=3, eval_steps=2, num_samples=2)
+    rows = train(
+        tmp_path, "--benchmarks", "arithmetic[:6]", max_steps=3, eval_steps=2, num_samples=2
+    )
     assert [r["update"] for r in rows if "reward" in r] == [1, 2, 3]
-    (tmp_path / "checkpoints" / "step-000003").rename(tmp_path / "checkpoints" / "step-000003.partial")
+    (tmp_path / "checkpoints" / "step-000003").rename(
+        tmp_path / "checkpoints" / "step-000003.partial"
+    )
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"update": 4, "rew')
     resumed = train(
-        tmp_path, "--benchmarks", "arithmetic[:6]", "--resume_from_checkpoint", max_steps=4, eval_steps=2, num_samples=2
+        tmp_path,
+        "--benchmarks",
+        "arithmetic[:6]",
+        "--resume_from_checkpoint",
+        max_steps=4,
+        eval_steps=2,
+        num_samples=2,
     )
     assert untimed(resumed) == untimed(read(whole / "metrics.jsonl"))
     expected, found = adapter(whole), adapter(tmp_path)
-    assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in expected)
+    assert expected.keys() == found.keys() and all(
+        torch.equal(expected[k], found[k]) for k in expected
+    )
     assert read(tmp_path / "trees.jsonl") == read(whole / "trees.jsonl")
 
 
 def test_a_run_resumes_with_other_benchmarks_and_samples(tmp_path, capsys):
-    """What both evaluations have is compared; what only one has is shown. The plot takes all of them."""
+    """What both evaluations have is compared; what only one has is shown. The plot takes all of
+    them."""
     first = dict(max_steps=1, save_steps=1, eval_steps=1, num_samples=2)
     train(tmp_path, "--benchmarks", "arithmetic[:3]", **first)
     capsys.readouterr()
-    train(tmp_path, "--benchmarks", "arithmetic[:3]", "arithmetic[3:5]", "--resume_from_checkpoint",
-          **{**first, "max_steps": 2, "num_samples": 3})  # fmt: skip
+    train(
+        tmp_path,
+        "--benchmarks",
+        "arithmetic[:3]",
+        "arithmetic[3:5]",
+        "--resume_from_checkpoint",
+        **{**first, "max_steps": 2, "num_samples": 3},
+    )
     printed = capsys.readouterr().out
     assert "Before and after 2 updates:" in printed and "At update 1 and at update 2:" in printed
     gains = [line for line in printed.splitlines() if line.startswith("gain in points: ")]
@@ -307,7 +465,7 @@ def test_evaluations_may_begin_as_a_run_resumes(tmp_path, capsys, caplog):
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "polynomial"])
 def test_a_longer_run_has_the_rates_of_the_longer_schedule(schedule, tmp_path):
-    changes = dict(lr_scheduler_type=schedule, warmup_steps=1, save_steps=1, prompts_per_step=2)
+    changes = dict(lr_scheduler_type=schedule, warmup_steps=1, save_steps=1, prompts_per_update=2)
     train(tmp_path, **changes, max_steps=3)
     rows = train(tmp_path, "--resume_from_checkpoint", **changes, max_steps=6)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=SMALL["learning_rate"])
@@ -321,7 +479,7 @@ def test_a_longer_run_has_the_rates_of_the_longer_schedule(schedule, tmp_path):
 
 def test_what_a_resume_refuses_and_sets_aside(tmp_path, capsys, caplog):
     run, other = tmp_path / "run", tmp_path / "other"
-    flags = dict(save_steps=1, save_total_limit=3, prompts_per_step=2)
+    flags = dict(save_steps=1, save_total_limit=3, prompts_per_update=2)
     train(run, **flags, max_steps=3)
     train(other, **flags, max_steps=1)
     resume = ["--resume_from_checkpoint", run / "checkpoints" / "step-000002"]
@@ -339,45 +497,83 @@ def test_what_a_resume_refuses_and_sets_aside(tmp_path, capsys, caplog):
     sys.argv = ["train_treerpo.py", *words(run, **flags, max_steps=2), *map(str, resume)]
     train_treerpo.main()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
-        "step-000001", "step-000002", "step-000003.old",
-    ]  # fmt: skip
+        "step-000001",
+        "step-000002",
+        "step-000003.old",
+    ]
     assert "step-000003.old now" in caplog.text
     assert [row["update"] for row in read(run / "metrics.jsonl")] == [1, 2]
 
 
 def test_all_weights_with_a_kl_term_resume_exactly(tmp_path):
     """The reference is the initial policy, also after a resume."""
-    changes = dict(use_peft="false", beta=0.05, learning_rate=1e-4, max_steps=3, save_steps=1, prompts_per_step=12)
+    changes = dict(
+        use_peft="false",
+        beta=0.05,
+        learning_rate=1e-4,
+        max_steps=3,
+        save_steps=1,
+        prompts_per_update=12,
+    )
     whole = train(tmp_path / "whole", **changes)
     train(tmp_path / "parts", **{**changes, "max_steps": 2})
     resumed = train(tmp_path / "parts", "--resume_from_checkpoint", **changes)
     assert untimed(resumed) == untimed(whole)
-    expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
+    expected, found = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts")
+    )
     assert all(torch.equal(expected[k], found[k]) for k in expected)
     assert resumed[-1]["kl"] > 1e-7  # of the weights that two updates have moved
 
 
-# `accelerate launch --cpu` starts one process, whatever --num_processes says, unless mpirun is there.
+# `accelerate launch --cpu` starts one process, whatever --num_processes says, unless mpirun is
+# there.
 TWO_PROCESSES = [
-    sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1,
-    "--mixed_precision", "no", "--dynamo_backend", "no", "train_treerpo.py",
-]  # fmt: skip
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    2,
+    "--num_machines",
+    1,
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "train_treerpo.py",
+]
 
 
 def test_two_processes_equal_one(finished, tmp_path):
     with fault("two processes, stopped and resumed: the same run as one"):
         for updates, resume in ((2, []), (4, ["--resume_from_checkpoint"])):
-            flags = [*words(tmp_path, eval_steps=2, num_samples=2, max_steps=updates), "--benchmarks", "arithmetic[:6]"]
+            flags = [
+                *words(tmp_path, eval_steps=2, num_samples=2, max_steps=updates),
+                "--benchmarks",
+                "arithmetic[:6]",
+            ]
             assert "each of 2 processes" in script(*TWO_PROCESSES, *flags, *resume)
         assert_same_but_for_rounding(tmp_path, finished[0])
 
 
 def test_fsdp_equals_one_process(finished, tmp_path):
-    """Each process holds half of the frozen weights, and they have unlike numbers of packs, at times none."""
-    launch = [*TWO_PROCESSES[:3], "--config_file", "recipes/accelerate/fsdp.yaml", "--num_processes", 2]
+    """Each process holds half of the frozen weights, and they have unlike numbers of packs, at
+    times none."""
+    launch = [
+        *TWO_PROCESSES[:3],
+        "--config_file",
+        "recipes/accelerate/fsdp.yaml",
+        "--num_processes",
+        2,
+    ]
     with fault("two processes under FSDP, stopped and resumed: the same run as one"):
         for updates, resume in ((2, []), (4, ["--resume_from_checkpoint"])):
-            flags = [*words(tmp_path, eval_steps=2, num_samples=2, max_steps=updates), "--benchmarks", "arithmetic[:6]"]
+            flags = [
+                *words(tmp_path, eval_steps=2, num_samples=2, max_steps=updates),
+                "--benchmarks",
+                "arithmetic[:6]",
+            ]
             script(*launch, "train_treerpo.py", *flags, *resume)
         assert_same_but_for_rounding(tmp_path, finished[0])
 
@@ -385,7 +581,9 @@ def test_fsdp_equals_one_process(finished, tmp_path):
 def test_two_machines_equal_one(finished, tmp_path, namespaces):
     flags = [*words(tmp_path, eval_steps=2, num_samples=2), "--benchmarks", "arithmetic[:6]"]
     with fault("two machines (network namespaces): the same run as one process"):
-        printed = script(*namespaces, "bash", "tests/faults/two_machines.sh", sys.executable, *flags)
+        printed = script(
+            *namespaces, "bash", "tests/faults/two_machines.sh", sys.executable, *flags
+        )
         assert "each of 2 processes" in printed
         assert_same_but_for_rounding(tmp_path, finished[0])
 
@@ -397,12 +595,26 @@ def assert_same_but_for_rounding(output, whole):
     one, two = read(whole / "metrics.jsonl"), read(output / "metrics.jsonl")
     for a, b in zip(one, two, strict=True):
         assert a.get("evaluation") == b.get("evaluation")
-        for key in ("reward", "sampled_tokens", "trained_tokens", "completion_length", "loss", "grad_norm"):
+        for key in (
+            "reward",
+            "sampled_tokens",
+            "trained_tokens",
+            "completion_length",
+            "loss",
+            "grad_norm",
+        ):
             assert a.get(key) == pytest.approx(b.get(key), abs=1e-5)
 
 
 def test_training_raises_the_reward(tmp_path):
-    changes = dict(max_steps=12, prompts_per_step=16, branching="4", depth=3, max_pack_tokens=1024, learning_rate=1e-3)
+    changes = dict(
+        max_steps=12,
+        prompts_per_update=16,
+        branching="4",
+        depth=3,
+        max_pack_tokens=1024,
+        learning_rate=1e-3,
+    )
     rows = train(tmp_path, **changes)
     first, last = (sum(r["leaf_pass_rate"] for r in part) / 4 for part in (rows[:4], rows[-4:]))
     assert last > first + 0.1
@@ -414,13 +626,19 @@ def test_training_raises_the_reward(tmp_path):
         dict(depth=1, step_tokens=72, scale_rewards="group", loss_type="grpo"),
         dict(advantage="outcome", loss_type="dr_grpo", num_iterations=2, epsilon_high=0.28),
         dict(beta=0.1, branching="3,2", temperature=0.7, top_p=0.9, advantage="treerl"),
-        dict(use_peft=False, gradient_checkpointing=True, attn_implementation="eager", learning_rate=1e-5, beta=0.001),
+        dict(
+            use_peft=False,
+            gradient_checkpointing=True,
+            attn_implementation="eager",
+            learning_rate=1e-5,
+            beta=0.001,
+        ),
         dict(
             step_delimiter="\\n",
             branching="2,2,2,1,2,1,1",
             depth=None,
             max_pack_tokens=256,
-            prompts_per_step=6,
+            prompts_per_update=6,
             prune_threshold=0.1,
             lr_scheduler_type="cosine",
             gradient_checkpointing=True,
@@ -428,8 +646,13 @@ def test_training_raises_the_reward(tmp_path):
     ],
 )
 def test_variants_run_and_learn_something(changes, tmp_path):
-    rows = train(tmp_path, **{"branching": 4, "prompts_per_step": 8, **changes, "max_steps": 2, "save_steps": 0})
-    learned = [r for r in rows if "grad_norm" in r]  # an update whose groups were all pruned has none
+    rows = train(
+        tmp_path,
+        **{"branching": 4, "prompts_per_update": 8, **changes, "max_steps": 2, "save_steps": 0},
+    )
+    learned = [
+        r for r in rows if "grad_norm" in r
+    ]  # an update whose groups were all pruned has none
     assert len(rows) == 2 and learned and all(r["grad_norm"] > 0 for r in learned)
     assert all((r["kl"] is not None) == ("beta" in changes) for r in learned)
     if "step_delimiter" in changes:
@@ -437,12 +660,16 @@ def test_variants_run_and_learn_something(changes, tmp_path):
         assert any(t.endswith("\n") for t in texts) and all("\n" not in t[:-1] for t in texts)
 
 
-def sampled_batch(model, tokenizer, flags, prompts=("7-2+3*4\n", "2*3+4\n", "8-5+1\n", "9+1*2\n", "6*2-3\n")):
+def sampled_batch(
+    model, tokenizer, flags, prompts=("7-2+3*4\n", "2*3+4\n", "8-5+1\n", "9+1*2\n", "6*2-3\n")
+):
     """Trees of a few prompts with random rewards, and their advantages."""
     sampler = TreeSampler(model, tokenizer, flags.branching, flags.depth, flags.step_tokens)
     trees = sampler.sample([tokenizer.encode(text) for text in prompts], list(range(len(prompts))))
     generator = torch.Generator().manual_seed(0)
-    rewards = [torch.randint(0, 2, (len(tree.parent),), generator=generator).float() for tree in trees]
+    rewards = [
+        torch.randint(0, 2, (len(tree.parent),), generator=generator).float() for tree in trees
+    ]
     return trees, train_treerpo.credit(trees, rewards, flags)[1]
 
 
@@ -458,11 +685,12 @@ def small_model(tiny_base):
 
 def small_flags(**changes):
     shape = dict(branching=[3, 2], depth=2, step_tokens=12)
-    return train_treerpo.Flags(**shape, prompts_per_step=5, scale_rewards="variance", **changes)
+    return train_treerpo.Flags(**shape, prompts_per_update=5, scale_rewards="variance", **changes)
 
 
 def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
-    """Each on the trees of its part, with its own count of tokens; ratios to the policy that sampled the trees."""
+    """Each on the trees of its part, with its own count of tokens; ratios to the policy that
+    sampled the trees."""
     flags = small_flags(num_minibatches=2, entropy_coef=0.1, max_grad_norm=0.5)
     trees, advantages = sampled_batch(small_model, tokenizer, flags)
     by_hand, start = copy.deepcopy(small_model), copy.deepcopy(small_model.state_dict())
@@ -472,7 +700,9 @@ def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
 
     optimizer = optimizer_of(small_model)
     accelerator = train_treerpo.Accelerator()
-    row = train_treerpo.update_policy(small_model, optimizer, trees, advantages, flags, accelerator, update=7)
+    row = train_treerpo.update_policy(
+        small_model, optimizer, trees, advantages, flags, accelerator, update=7
+    )
 
     counts = [train_treerpo.trained_counts(*one)[0] for one in zip(trees, advantages)]
     parts = split_trees(counts, 2, [flags.seed, 7])
@@ -508,35 +738,47 @@ def test_passes_multiply_minibatches(small_model, tokenizer, monkeypatch):
     trees, advantages = sampled_batch(small_model, tokenizer, flags)
     optimizer, steps = torch.optim.SGD(small_model.parameters(), lr=0.1), []
     monkeypatch.setattr(optimizer, "step", lambda: steps.append(1))
-    train_treerpo.update_policy(small_model, optimizer, trees, advantages, flags, train_treerpo.Accelerator())
+    train_treerpo.update_policy(
+        small_model, optimizer, trees, advantages, flags, train_treerpo.Accelerator()
+    )
     assert len(steps) == 6
 
 
 def test_the_frozen_copy_is_the_initial_policy(small_model, tiny_base, tokenizer):
-    """It gives what the model gives with its adapter disabled, at the start and after the model has moved."""
+    """It gives what the model gives with its adapter disabled, at the start and after the model has
+    moved."""
     trees, advantages = sampled_batch(small_model, tokenizer, small_flags())
     (p,) = pack(trees, advantages, 10_000)
     model = copy.deepcopy(tiny_base)
     reference = train_treerpo.frozen_copy(model, torch.float32)
-    assert not any(parameter.requires_grad for parameter in reference.parameters()) and not reference.training
+    assert (
+        not any(parameter.requires_grad for parameter in reference.parameters())
+        and not reference.training
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1)
     with torch.no_grad(), small_model.disable_adapter():
-        torch.testing.assert_close(token_logprobs(reference, p), token_logprobs(small_model, p), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            token_logprobs(reference, p), token_logprobs(small_model, p), atol=1e-6, rtol=0
+        )
         assert (token_logprobs(model, p) - token_logprobs(reference, p)).abs().max() > 0.1
 
 
 def test_grade_noise_turns_grades_round(tmp_path):
     right, wrong = (
-        train(tmp_path / str(noise), max_steps=1, save_steps=0, grade_noise=noise)[0]["leaf_pass_rate"]
+        train(tmp_path / str(noise), max_steps=1, save_steps=0, grade_noise=noise)[0][
+            "leaf_pass_rate"
+        ]
         for noise in (0, 1)
     )
     assert right + wrong == pytest.approx(1)
 
 
 def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monkeypatch, caplog):
-    changes = dict(branching=4, max_steps=2, save_steps=0, learning_rate=1e-3, num_iterations=2, beta=0.01)
+    changes = dict(
+        branching=4, max_steps=2, save_steps=0, learning_rate=1e-3, num_iterations=2, beta=0.01
+    )
     changes |= dict(entropy_coef=0.0)
     expected = train(tmp_path / "roomy", **changes)
     logprobs = train_treerpo.token_logprobs
@@ -554,7 +796,9 @@ def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monke
     for a, b in zip(expected, rows, strict=True):
         for key in ("reward", "loss", "grad_norm", "kl", "trained_tokens"):
             assert a.get(key) == pytest.approx(b.get(key), abs=1e-4), key
-    assert yaml.safe_load((tmp_path / "tight" / "config.yaml").read_text())["max_pack_tokens"] == 400
+    assert (
+        yaml.safe_load((tmp_path / "tight" / "config.yaml").read_text())["max_pack_tokens"] == 400
+    )
 
 
 def test_out_of_memory_with_a_single_path_says_what_to_lower(tmp_path, monkeypatch, capsys):
@@ -567,19 +811,26 @@ def test_out_of_memory_with_a_single_path_says_what_to_lower(tmp_path, monkeypat
 
 
 def test_dry_run_says_what_an_update_costs_and_writes_nothing(tmp_path, capsys):
-    sys.argv = ["train_treerpo.py", *words(tmp_path / "run", prompts_per_step=8, branching=3), "--dry_run"]
+    sys.argv = [
+        "train_treerpo.py",
+        *words(tmp_path / "run", prompts_per_update=8, branching=3),
+        "--dry_run",
+    ]
     train_treerpo.main()
     printed = capsys.readouterr().out
     assert "8 trees of 9 leaves, 2,304 tokens sampled" in printed and "may not fit" not in printed
     assert not (tmp_path / "run").exists()
-    sys.argv += ["--max_rows", "1000000000", "--prompts_per_step", "1000000"]
+    sys.argv += ["--max_rows", "1000000000", "--prompts_per_update", "1000000"]
     train_treerpo.main()
     assert "sampling may not fit: lower --max_rows" in capsys.readouterr().out
 
 
 def test_help_teaches():
     printed = script(sys.executable, "train_treerpo.py", "--help")
-    assert "children of an unfinished node" in printed and "Each update goes through four phases" in printed
+    assert (
+        "children of an unfinished node" in printed
+        and "Each update goes through four phases" in printed
+    )
 
 
 def refused(main, argv, capsys):
@@ -606,14 +857,20 @@ def refused(main, argv, capsys):
         (["--depth", "0"], "--depth 0: must be at least 1"),
         (["--step_tokens", "0"], "--step_tokens 0: must be at least 1"),
         (["--temperature", "0"], "--temperature"),
-        (["--scale_rewards", "std"], "invalid choice: 'std' (choose from 'variance', 'deviation', 'group', 'none')"),
+        (
+            ["--scale_rewards", "std"],
+            "invalid choice: 'std' (choose from 'variance', 'deviation', 'group', 'none')",
+        ),
         (
             ["--scale_rewards", "bernoulli"],
             "--scale_rewards: bernoulli is called deviation now; the paper's scale is variance",
         ),
         (["--scale-rewards=bernoulli"], "bernoulli is called deviation now"),
         (["--advantage", "grpo"], "GRPO is the tree of depth 1: write --depth 1"),
-        (["--num_minibatches", "5"], "--num_minibatches 5: more parts than trees; at most --prompts_per_step 4"),
+        (
+            ["--num_minibatches", "5"],
+            "--num_minibatches 5: more parts than trees; at most --prompts_per_update 4",
+        ),
         (["--num_minibatches", "0"], "--num_minibatches 0: must be at least 1"),
         (["--entropy_coef", "-1"], "--entropy_coef -1.0: must be at least 0"),
         (["--bf16", "true"], "--bf16"),
@@ -622,9 +879,15 @@ def refused(main, argv, capsys):
         (["--lora_target_modules", "nonsense"], "nonsense"),
         (["--dataset_name", "no-such-set"], "--dataset_name no-such-set: not found"),
         (["--dataset_name", "none.jsonl"], "none.jsonl: no such file"),
-        (["--answer_column", "gold", "--dataset_name", str(ROOT / "tests" / "none.csv")], "none.csv: no such file"),
+        (
+            ["--answer_column", "gold", "--dataset_name", str(ROOT / "tests" / "none.csv")],
+            "none.csv: no such file",
+        ),
         (["--max_prompt_length", "2"], "--max_prompt_length 2: every prompt is longer"),
-        (["--model_name_or_path", "/no/such/folder"], "--model_name_or_path /no/such/folder: no such folder"),
+        (
+            ["--model_name_or_path", "/no/such/folder"],
+            "--model_name_or_path /no/such/folder: no such folder",
+        ),
         (["--prompt_template", "no place"], "--prompt_template"),
         (["--resume_from_checkpoint"], "--resume_from_checkpoint: no checkpoint"),
         (["--resume_from_checkpoint", "/no/such/step"], "not a complete checkpoint"),
@@ -639,7 +902,9 @@ def test_bad_flags(argv, says, tmp_path, capsys):
 
 def test_a_launch_by_deepspeed_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as accelerate launch sets it
-    assert "DeepSpeed is not supported" in refused(train_treerpo.main, words(tmp_path / "run"), capsys)
+    assert "DeepSpeed is not supported" in refused(
+        train_treerpo.main, words(tmp_path / "run"), capsys
+    )
 
 
 def test_fsdp_needs_an_adapter(tmp_path, monkeypatch, capsys):
@@ -653,9 +918,16 @@ def test_recipes_extend_and_the_command_line_wins(tmp_path):
     (tmp_path / "arm.yaml").write_text("extends: base.yaml\ndepth: 3\n")
     argv = ["--config", str(tmp_path / "arm.yaml"), "--learning_rate=0.5", "--use-peft", "false"]
     flags = parse_flags(train_treerpo.Flags, argv, "")
-    assert (flags.depth, flags.branching, flags.learning_rate, flags.use_peft) == (3, [4, 2], 0.5, False)
+    assert (flags.depth, flags.branching, flags.learning_rate, flags.use_peft) == (
+        3,
+        [4, 2],
+        0.5,
+        False,
+    )
     for recipe in (ROOT / "recipes").glob("*.yaml"):
-        train_treerpo.check_flags(parse_flags(train_treerpo.Flags, ["--config", str(recipe)], ""), 8)
+        train_treerpo.check_flags(
+            parse_flags(train_treerpo.Flags, ["--config", str(recipe)], ""), 8
+        )
 
 
 def test_bad_yaml(tmp_path, capsys):
@@ -672,15 +944,21 @@ def test_bad_yaml(tmp_path, capsys):
 def test_bad_models(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     main = train_treerpo.main
-    assert "can't be loaded" in refused(main, words(tmp_path / "run", model_name_or_path=tmp_path / "empty"), capsys)
+    assert "can't be loaded" in refused(
+        main, words(tmp_path / "run", model_name_or_path=tmp_path / "empty"), capsys
+    )
     (tmp_path / "empty" / "config.json").write_text('{"model_type": "vit"}')
-    assert "can't be loaded" in refused(main, words(tmp_path / "run", model_name_or_path=tmp_path / "empty"), capsys)
+    assert "can't be loaded" in refused(
+        main, words(tmp_path / "run", model_name_or_path=tmp_path / "empty"), capsys
+    )
     endless = tmp_path / "endless"
     random_model("qwen2").save_pretrained(endless)
     settings = json.loads((TINY_BASE / "tokenizer_config.json").read_text())
     (endless / "tokenizer.json").write_bytes((TINY_BASE / "tokenizer.json").read_bytes())
     (endless / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
-    assert "no end token" in refused(main, words(tmp_path / "run", model_name_or_path=endless), capsys)
+    assert "no end token" in refused(
+        main, words(tmp_path / "run", model_name_or_path=endless), capsys
+    )
 
 
 def test_another_run_is_not_overwritten(finished, capsys):
@@ -694,9 +972,18 @@ def test_another_run_is_not_overwritten(finished, capsys):
 
 
 def test_long_prompts_are_counted_and_rows_without_an_answer_named(tmp_path, capsys, caplog):
-    rows = [{"problem": "2+3", "answer": "5"}, {"problem": "1" * 10**6, "answer": "1"}, {"problem": "9"}]
+    rows = [
+        {"problem": "2+3", "answer": "5"},
+        {"problem": "1" * 10**6, "answer": "1"},
+        {"problem": "9"},
+    ]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    train(tmp_path / "run", dataset_name=tmp_path / "mine.jsonl", prompt_template="{problem}\\n", max_steps=1)
+    train(
+        tmp_path / "run",
+        dataset_name=tmp_path / "mine.jsonl",
+        prompt_template="{problem}\\n",
+        max_steps=1,
+    )
     assert "1 prompts longer than max_prompt_length 32" in caplog.text
     assert "skipped 1 row without a problem or an answer (rows 3)" in caplog.text
 
@@ -713,7 +1000,9 @@ def test_bad_plots(tmp_path, capsys):
     import plot_results
 
     assert "no updates to draw" in refused(plot_results.main, [tmp_path], capsys)
-    assert "no such file" in refused(plot_results.main, ["--trees", tmp_path / "none.jsonl"], capsys)
+    assert "no such file" in refused(
+        plot_results.main, ["--trees", tmp_path / "none.jsonl"], capsys
+    )
     assert "nothing to draw" in refused(plot_results.main, [], capsys)
     assert "unrecognized arguments: --depth" in refused(plot_results.main, ["--depth"], capsys)
 
@@ -726,6 +1015,13 @@ def test_processes_must_divide_the_prompts():
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
 def test_real_problems_through_the_tiny_base(tmp_path):
     """Its vocabulary is too small for words, but every part of the way must work."""
-    rows = train(tmp_path, dataset_name="gsm8k[:20]", data_dir=REAL_DATA, max_prompt_length=400, max_pack_tokens=2048,
-                 max_steps=1, step_tokens=4)  # fmt: skip
+    rows = train(
+        tmp_path,
+        dataset_name="gsm8k[:20]",
+        data_dir=REAL_DATA,
+        max_prompt_length=400,
+        max_pack_tokens=2048,
+        max_steps=1,
+        step_tokens=4,
+    )
     assert rows[0]["reward"] >= 0

@@ -28,7 +28,9 @@ def spread(model):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_frozen_weights_are_spread_and_nothing_changes(family, checkpointing, group):
     base = random_model(family, scale=2.0)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)).train()
+    model = get_peft_model(
+        base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    ).train()
     if checkpointing:
         checkpoint_layers(model)
     tree = random_tree(np.random.default_rng(0), 8)
@@ -38,7 +40,9 @@ def test_frozen_weights_are_spread_and_nothing_changes(family, checkpointing, gr
     expected = torch.autograd.grad(token_logprobs(model.train(), one).sum(), adapter)
 
     shard(model)
-    frozen = {name for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad}
+    frozen = {
+        name for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad
+    }
     assert spread(model) == frozen and len(frozen) > 10
     logprobs = token_logprobs(model, one)
     for found, gradient in zip(torch.autograd.grad(logprobs.sum(), adapter), expected, strict=True):
@@ -53,7 +57,9 @@ def test_frozen_weights_are_spread_and_nothing_changes(family, checkpointing, gr
 
 
 def test_an_idle_pass_adds_no_gradient(group):
-    model = get_peft_model(random_model("qwen2"), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    model = get_peft_model(
+        random_model("qwen2"), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
     shard(model)
     logprobs = token_logprobs(model, Pack.idle())
     logprobs.sum().backward()

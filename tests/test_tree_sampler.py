@@ -1,4 +1,5 @@
-"""The sampler against re-prefilling, against itself under other slicings, and against the model's own probabilities."""
+"""The sampler against re-prefilling, against itself under other slicings, and against the model's
+own probabilities."""
 
 import numpy as np
 import pytest
@@ -23,16 +24,23 @@ def same(left, right) -> bool:
     )
 
 
-def by_reprefilling(model, prompt, seed, widths, step_tokens, stop_ids, delimiter_ids=(), temperature=1.0):
-    """The tree from the definition: one row, one token, one full forward pass at a time. {path: (tokens, finished)}"""
+def by_reprefilling(
+    model, prompt, seed, widths, step_tokens, stop_ids, delimiter_ids=(), temperature=1.0
+):
+    """The tree from the definition: one row, one token, one full forward pass at a time. {path:
+    (tokens, finished)}"""
     nodes, frontier = {}, [((), list(prompt))]
     for width in widths:
         grown = []
         for path, ids in frontier:
             for child in range(width):
                 tokens, uniforms = [], _uniforms(seed, (*path, child), step_tokens)
-                while len(tokens) < step_tokens and not (tokens and tokens[-1] in (*stop_ids, *delimiter_ids)):
-                    logits = model(torch.tensor([ids + tokens])).logits[0, -1].double() / temperature
+                while len(tokens) < step_tokens and not (
+                    tokens and tokens[-1] in (*stop_ids, *delimiter_ids)
+                ):
+                    logits = (
+                        model(torch.tensor([ids + tokens])).logits[0, -1].double() / temperature
+                    )
                     cumulative = logits.softmax(-1).cumsum(-1)
                     draw = uniforms[len(tokens)] * cumulative[-1].item()
                     tokens.append(int((cumulative <= draw).sum()))
@@ -58,7 +66,9 @@ def paths(tree):
 @pytest.mark.parametrize("delimiter", [None, "%"])
 def test_forked_cache_equals_reprefilling(family, delimiter, tokenizer):
     model = random_model(family, scale=3.0)
-    sampler = TreeSampler(model, tokenizer, branching=[3, 2, 2], step_tokens=5, max_rows=7, step_delimiter=delimiter)
+    sampler = TreeSampler(
+        model, tokenizer, branching=[3, 2, 2], step_tokens=5, max_rows=7, step_delimiter=delimiter
+    )
     # Many tokens end a row or a step here, so that the slices hold rows of every kind.
     sampler.stop_ids = [0, *range(40, 45)]
     sampler.generation_config.eos_token_id = sampler.stop_ids
@@ -66,7 +76,9 @@ def test_forked_cache_equals_reprefilling(family, delimiter, tokenizer):
     trees = sampler.sample(PROMPTS, SEEDS)
     ended = 0
     for tree, prompt, seed in zip(trees, PROMPTS, SEEDS):
-        expected = by_reprefilling(model, prompt, seed, [3, 2, 2], 5, sampler.stop_ids, delimiter_ids)
+        expected = by_reprefilling(
+            model, prompt, seed, [3, 2, 2], 5, sampler.stop_ids, delimiter_ids
+        )
         found = paths(tree)
         assert found.keys() - {()} == expected.keys()
         for path, (tokens, finished) in expected.items():
@@ -80,7 +92,9 @@ def test_forked_cache_equals_reprefilling(family, delimiter, tokenizer):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_equal_teacher_forcing(family, temperature, tokenizer):
     model = random_model(family)
-    tree = TreeSampler(model, tokenizer, 3, 3, 6, temperature=temperature).sample([[5, 9, 23, 40]], [7])[0]
+    tree = TreeSampler(model, tokenizer, 3, 3, 6, temperature=temperature).sample(
+        [[5, 9, 23, 40]], [7]
+    )[0]
     for node in range(1, len(tree.parent)):
         torch.testing.assert_close(
             tree.logprobs[node], path_logprobs(model, tree, node, temperature), atol=1e-5, rtol=1e-4
@@ -89,7 +103,9 @@ def test_recorded_logprobs_equal_teacher_forcing(family, temperature, tokenizer)
 
 @pytest.mark.parametrize("max_rows", [1, 2, 5, 1000])
 def test_trees_do_not_change_with_slices_neighbours_or_order(max_rows, tiny_base, tokenizer):
-    prompts = [tokenizer.encode(text) for text in ("2+3*4-5\n", "7-2+3*4-5\n", "9+9\n", "2+3*4-5\n")]
+    prompts = [
+        tokenizer.encode(text) for text in ("2+3*4-5\n", "7-2+3*4-5\n", "9+9\n", "2+3*4-5\n")
+    ]
     whole = TreeSampler(tiny_base, tokenizer, 3, 3, 6, max_rows=16).sample(prompts, SEEDS[:4])
     sampler = TreeSampler(tiny_base, tokenizer, 3, 3, 6, max_rows=max_rows)
     for tree, prompt, seed in zip(whole, prompts, SEEDS):
@@ -112,17 +128,24 @@ def test_frequencies_follow_the_model(tokenizer):
     prompt, draws = [5, 9, 23], 4000
     logits = model(torch.tensor([prompt])).logits[0, -1:]
     for temperature, top_p, top_k in ((1.0, 1.0, 0), (0.6, 1.0, 0), (1.0, 0.8, 0), (1.0, 1.0, 5)):
-        sampler = TreeSampler(model, tokenizer, draws, 1, 1, temperature, top_p, top_k, max_rows=draws)
+        sampler = TreeSampler(
+            model, tokenizer, draws, 1, 1, temperature, top_p, top_k, max_rows=draws
+        )
         tree = sampler.sample([prompt], [11])[0]
         probabilities = warp(logits, temperature, top_p, top_k).softmax(-1)[0].detach().double()
         counts = torch.bincount(torch.cat(tree.tokens), minlength=len(probabilities)).double()
         assert counts[probabilities == 0].sum() == 0
         common = probabilities * draws >= 5
-        expected = torch.cat([probabilities[common], (1 - probabilities[common].sum()).clamp(min=0)[None]]) * draws
+        expected = (
+            torch.cat([probabilities[common], (1 - probabilities[common].sum()).clamp(min=0)[None]])
+            * draws
+        )
         observed = torch.cat([counts[common], (draws - counts[common].sum())[None]])
         statistic = ((observed - expected) ** 2 / expected.clamp(min=1)).sum().item()
         freedom = int(common.sum())
-        assert statistic < freedom + 5 * np.sqrt(2 * freedom)  # five standard deviations of a chi-square
+        assert statistic < freedom + 5 * np.sqrt(
+            2 * freedom
+        )  # five standard deviations of a chi-square
 
 
 def test_shape_of_a_tree(tiny_base, tokenizer):
@@ -140,20 +163,26 @@ def test_shape_of_a_tree(tiny_base, tokenizer):
         assert tree.finished[node] or len(tree.tokens[node]) == 8
     assert tree.completion_ids(0) == []
     node = leaves[-1]
-    assert tree.completion_ids(node) == tree.completion_ids(parent[node]) + tree.tokens[node].tolist()
+    assert (
+        tree.completion_ids(node) == tree.completion_ids(parent[node]) + tree.tokens[node].tolist()
+    )
 
 
 def test_greedy_is_deterministic_and_ignores_the_seed(tiny_base, tokenizer):
     prompt = tokenizer.encode("7-2+3*4-5\n")
     trees = TreeSampler(tiny_base, tokenizer, 1, 1, 60, temperature=0).sample([prompt] * 2, [0, 1])
-    expected = tiny_base.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0, len(prompt) :]
+    expected = tiny_base.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[
+        0, len(prompt) :
+    ]
     assert trees[0].tokens[1].tolist() == trees[1].tokens[1].tolist() == expected.tolist()
 
 
 def test_a_models_own_generation_config_does_not_leak(tokenizer):
     model = random_model("qwen2")
     plain = TreeSampler(model, tokenizer, 4, 2, 6).sample([[5, 9, 23]], [0])[0]
-    model.generation_config.update(repetition_penalty=5.0, top_k=1, temperature=0.01, do_sample=True, max_length=4)
+    model.generation_config.update(
+        repetition_penalty=5.0, top_k=1, temperature=0.01, do_sample=True, max_length=4
+    )
     assert same(plain, TreeSampler(model, tokenizer, 4, 2, 6).sample([[5, 9, 23]], [0])[0])
 
 
@@ -166,7 +195,14 @@ def test_the_model_keeps_its_mode(tiny_base, tokenizer):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"branching": 0}, {"depth": 0}, {"step_tokens": 0}, {"max_rows": 0}, {"temperature": -1.0}, {"top_p": 0.0}],
+    [
+        {"branching": 0},
+        {"depth": 0},
+        {"step_tokens": 0},
+        {"max_rows": 0},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, tiny_base, tokenizer):
     with pytest.raises(ValueError):
@@ -180,7 +216,9 @@ def test_a_prompt_without_tokens_is_refused(tiny_base, tokenizer):
 
 def test_out_of_memory_halves_the_rows_and_changes_no_tree(tokenizer, monkeypatch, caplog):
     model = random_model("qwen2")
-    expected = TreeSampler(model, tokenizer, branching=[3, 2], step_tokens=4, max_rows=12).sample(PROMPTS, SEEDS)
+    expected = TreeSampler(model, tokenizer, branching=[3, 2], step_tokens=4, max_rows=12).sample(
+        PROMPTS, SEEDS
+    )
     sampler = TreeSampler(model, tokenizer, branching=[3, 2], step_tokens=4, max_rows=12)
     grow, sizes = sampler._grow, []
 
@@ -193,7 +231,11 @@ def test_out_of_memory_halves_the_rows_and_changes_no_tree(tokenizer, monkeypatc
     monkeypatch.setattr(sampler, "_grow", tight)
     trees = sampler.sample(PROMPTS, SEEDS)
     assert all(same(a, b) for a, b in zip(expected, trees, strict=True))
-    assert sampler.max_rows == 3 and max(sizes[2:]) <= 3 and "going on with --max_rows 3" in caplog.text
+    assert (
+        sampler.max_rows == 3
+        and max(sizes[2:]) <= 3
+        and "going on with --max_rows 3" in caplog.text
+    )
     sizes.clear()
     monkeypatch.setattr(sampler, "_grow", lambda children, seeds: tight([*children] * 4, seeds))
     with pytest.raises(torch.OutOfMemoryError):  # where a single row is too many
@@ -201,7 +243,8 @@ def test_out_of_memory_halves_the_rows_and_changes_no_tree(tokenizer, monkeypatc
 
 
 def test_trees_are_streamed_as_soon_as_they_are_whole(tokenizer):
-    """Several prompts in slices of one prompt's rows: the first tree comes before the last one is begun."""
+    """Several prompts in slices of one prompt's rows: the first tree comes before the last one is
+    begun."""
     model = random_model("qwen2")
     sampler = TreeSampler(model, tokenizer, branching=[2, 2], step_tokens=3, max_rows=4)
     begun, prefill = [], sampler._prefill
@@ -210,16 +253,21 @@ def test_trees_are_streamed_as_soon_as_they_are_whole(tokenizer):
     for index, tree in sampler.stream(PROMPTS, SEEDS):
         assert tree.prompt_ids == PROMPTS[index]
         order.append((index, len(begun)))
-    assert sorted(index for index, _ in order) == list(range(len(PROMPTS))) and order[0][1] < len(PROMPTS)
+    assert sorted(index for index, _ in order) == list(range(len(PROMPTS))) and order[0][1] < len(
+        PROMPTS
+    )
     assert model.training is False
 
 
 @pytest.mark.parametrize("vocabulary", [2**18, 50_257, 151_936])
 def test_draws_from_a_large_vocabulary(vocabulary):
-    """The inverse of the cumulative distribution, in double precision; the last rows have most of the mass cropped."""
+    """The inverse of the cumulative distribution, in double precision; the last rows have most of
+    the mass cropped."""
     rows = 24
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(rows, vocabulary, generator=generator) * torch.linspace(0.5, 6, rows)[:, None]
+    logits = (
+        torch.randn(rows, vocabulary, generator=generator) * torch.linspace(0.5, 6, rows)[:, None]
+    )
     logits[-8:, torch.rand(vocabulary, generator=generator) < 0.999] = -torch.inf
     uniforms = torch.rand(3, rows, generator=generator, dtype=torch.double)
     uniforms[1], uniforms[2] = 0.0, 1 - 2**-53
@@ -230,7 +278,9 @@ def test_draws_from_a_large_vocabulary(vocabulary):
         cumulative = logprobs.exp().cumsum(-1)
         low = (cumulative - logprobs.exp()).gather(1, token[:, None]).squeeze(1)
         high = cumulative.gather(1, token[:, None]).squeeze(1)
-        assert (low <= uniforms[position] + 1e-6).all() and (uniforms[position] <= high + 1e-6).all()
+        assert (low <= uniforms[position] + 1e-6).all() and (
+            uniforms[position] <= high + 1e-6
+        ).all()
         expected = logprobs.gather(1, token[:, None]).squeeze(1)
         assert expected.isfinite().all()
         torch.testing.assert_close(draw.logprobs[position].double(), expected, atol=1e-5, rtol=0)

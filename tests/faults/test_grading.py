@@ -1,4 +1,5 @@
-"""Grading meets killed processes and hostile completions: no grade lost, nothing run, memory bounded.
+"""Grading meets killed processes and hostile completions: no grade lost, nothing run, memory
+bounded.
 
 `make faults` runs the same with more tries (WORKER_KILLS, HOSTILE).
 """
@@ -24,7 +25,8 @@ def one_worker(rng: random.Random) -> list[psutil.Process]:
 
 
 def server_and_workers(rng: random.Random) -> list[psutil.Process]:
-    """The fork server, and one or both of its workers: a server is missed once a worker is to be replaced."""
+    """The fork server, and one or both of its workers: a server is missed once a worker is to be
+    replaced."""
     workers = grading_workers()
     return grading_servers() + rng.sample(workers, rng.randint(1, len(workers))) if workers else []
 
@@ -33,7 +35,12 @@ def server_and_workers(rng: random.Random) -> list[psutil.Process]:
     "what, victims, kills, pause",
     [
         ("a grading worker", one_worker, WORKER_KILLS, 0.5),
-        ("the fork server of grading workers", server_and_workers, max(2, WORKER_KILLS // 10), 3.0),  # it has to import
+        (
+            "the fork server of grading workers",
+            server_and_workers,
+            max(2, WORKER_KILLS // 10),
+            3.0,
+        ),  # it has to import
     ],
 )
 def test_kills_lose_no_grade(what, victims, kills, pause):
@@ -56,13 +63,32 @@ def test_kills_lose_no_grade(what, victims, kills, pause):
 LATEX = r"""\boxed{ \frac{ \sqrt{ } { ( ) [ ] \{ \} ^ _ + - * / = < > \le \cup , ; | ! ' $ \text{ \pm \sum \int \infty
 \begin{pmatrix} \end{pmatrix} & \\ \overline{ % \% 0 1 9 99999 1e9 1e999999 x y \pi ^{9^9} !! \neq <think> </think> ####
 __import__('os').system('touch INJECTED') eval(1) \left( \right) \ln \sin answer is or"""
-PIECES = [*LATEX.split(), "the answer is ", "\u0664", "\u200b", "\ud800", "\U0001d7d8", "\x00", "½", "²", "∞", "\n"]
+PIECES = [
+    *LATEX.split(),
+    "the answer is ",
+    "\u0664",
+    "\u200b",
+    "\ud800",
+    "\U0001d7d8",
+    "\x00",
+    "½",
+    "²",
+    "∞",
+    "\n",
+]
 
 
 def test_hostile_completions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(1)
-    golds = [r"\frac{\pi}{7}", "12", r"(1,2)", r"x\ge 5", r"\text{Evelyn}", r"\begin{pmatrix}1\\2\end{pmatrix}"]
+    golds = [
+        r"\frac{\pi}{7}",
+        "12",
+        r"(1,2)",
+        r"x\ge 5",
+        r"\text{Evelyn}",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+    ]
     texts = []
     for _ in range(HOSTILE):
         body = "".join(rng.choices(PIECES, k=rng.choice((3, 10, 40)))) * rng.choice((1, 1, 1, 20))
@@ -71,8 +97,13 @@ def test_hostile_completions(tmp_path, monkeypatch):
     name = "hostile completion: graded in time, nothing run, memory flat"
     with fault(name, HOSTILE), Grader(workers=2, timeout=1.0) as grader:
         for first in range(0, len(texts), 500):
-            grader.grade_batch(texts[first : first + 500], rng.choices(golds, k=len(texts[first : first + 500])))
-        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [1.0, 0.0]
+            grader.grade_batch(
+                texts[first : first + 500], rng.choices(golds, k=len(texts[first : first + 500]))
+            )
+        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [
+            1.0,
+            0.0,
+        ]
         print(dict(grader.stats))
         assert psutil.Process().memory_info().rss - memory < 200 * 2**20
         assert list(tmp_path.iterdir()) == []
