@@ -1,31 +1,124 @@
 """What one update will cost, from the flags and the model's config, before anything runs."""
 
 import math
-import os
+from dataclasses import dataclass
 
+import psutil
 import torch
 from torch.distributed.tensor import DTensor
 
 from policy import CHUNK_ELEMENTS
 
 GIB = 2**30
+FLOAT32 = 4  # bytes
+# Bytes of activations per token, hidden unit and layer at two bytes per element (Korthikanti et
+# al., arXiv 2205.05198, section 4); under gradient checkpointing a layer keeps its input alone.
+LAYER_BYTES = 34
+CHECKPOINTED_LAYER_BYTES = 2
+# Copies of a chunk of logits that are alive at once.
+LOGIT_COPIES = 3
+LOGIT_COPIES_WITH_ENTROPY = 6
 
 
 def device_memory(device: torch.device) -> int:
     """Bytes of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
 
 
 def cache_bytes(config, length: int, element: int) -> int:
-    """Keys and values of one row of `length` tokens; a sliding-window layer keeps no more than its
-    window."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    """Keys and values of one row of `length` tokens.
+
+    A sliding-window layer keeps no more than its window.
+
+    Args:
+        element: bytes of one number.
+    """
+    default_head_dim = config.hidden_size // config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or default_head_dim
+    default_types = ["full_attention"] * config.num_hidden_layers
+    layer_types = getattr(config, "layer_types", None) or default_types
     window = getattr(config, "sliding_window", None) or length
-    tokens = sum(min(length, window) if kind == "sliding_attention" else length for kind in kinds)
-    return 2 * tokens * config.num_key_value_heads * head * element
+    tokens = sum(
+        min(length, window) if layer_type == "sliding_attention" else length
+        for layer_type in layer_types
+    )
+    return 2 * tokens * config.num_key_value_heads * head_dim * element
+
+
+@dataclass
+class Sizes:
+    """One update on one process in the worst case: no path ends early, no group is pruned."""
+
+    trees: int
+    leaves: int  # of each tree
+    sampled_tokens: int
+    cached_rows: int  # whose caches are alive at once
+    path_length: int  # tokens from the prompt's start to a leaf
+    pack_tokens: int
+
+
+def update_sizes(flags, longest_prompt: int, processes: int) -> Sizes:
+    """The sizes of one update on each of `processes` processes."""
+    trees = flags.prompts_per_update // processes
+    # Nodes of a tree at each depth.
+    nodes = [math.prod(flags.branching[: depth + 1]) for depth in range(flags.depth)]
+    sampled_tokens = trees * sum(nodes) * flags.step_tokens
+    return Sizes(
+        trees=trees,
+        leaves=nodes[-1],
+        sampled_tokens=sampled_tokens,
+        # One slice of max_rows grows while at most one more per depth waits with its cache.
+        cached_rows=sum(min(flags.max_rows, trees * count) for count in nodes),
+        path_length=longest_prompt + flags.depth * flags.step_tokens,
+        pack_tokens=min(flags.max_pack_tokens, sampled_tokens + trees * longest_prompt),
+    )
+
+
+@dataclass
+class Memory:
+    """Bytes of one process, estimated."""
+
+    weights: int  # with reference, gradients and optimizer, while sampling
+    trained_weights: int  # the same while training: under FSDP a part of the weights
+    caches: int  # while sampling
+    activations: int  # while training
+
+
+def update_memory(flags, model, sizes: Sizes, compute_dtype: torch.dtype) -> Memory:
+    """The memory that one update takes on one process."""
+    config = model.config.get_text_config()
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    local = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+    # Gradients and AdamW's two moments are float32.
+    fixed = trained * 3 * FLOAT32
+    if _has_reference(flags):
+        fixed += model.num_parameters() * compute_dtype.itemsize
+
+    layers = config.num_hidden_layers
+    layer_bytes = LAYER_BYTES * layers
+    if flags.gradient_checkpointing:
+        # The inputs of all layers, and everything of the layer that is being recomputed.
+        layer_bytes = CHECKPOINTED_LAYER_BYTES * layers + LAYER_BYTES
+    copies = LOGIT_COPIES_WITH_ENTROPY if flags.entropy_coef else LOGIT_COPIES
+    pack = sizes.pack_tokens
+    activations = pack * config.hidden_size * layer_bytes * compute_dtype.itemsize // 2
+    mask = pack**2
+    logits = copies * FLOAT32 * CHUNK_ELEMENTS
+    row_cache = cache_bytes(config, sizes.path_length, compute_dtype.itemsize)
+    return Memory(
+        weights=model.num_parameters() * model.dtype.itemsize + fixed,
+        trained_weights=local * model.dtype.itemsize + fixed,
+        caches=sizes.cached_rows * row_cache,
+        activations=activations + mask + logits,
+    )
+
+
+def _has_reference(flags) -> bool:
+    """Whether a frozen copy of the model is held: under an adapter the KL term needs none."""
+    return bool(flags.beta) and not flags.use_peft
 
 
 def describe(
@@ -34,59 +127,31 @@ def describe(
     longest_prompt: int,
     processes: int,
     device: torch.device,
-    compute: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> str:
     """The cost of one update on one process, line by line, with a hint where it does not fit.
 
-    Sampling: one slice of `max_rows` grows while at most one more a depth waits with its cache.
-    Training: 34 bytes a token, hidden unit and layer at two bytes an element (Korthikanti et al.,
-    arXiv 2205.05198, section 4), or 2 and one layer's 34 under gradient checkpointing, the mask of
-    a pack, and three copies of a chunk of logits (six with an entropy bonus). The worst case: no
-    path ends early, and no group is pruned.
+    The worst case: no path ends early, and no group is pruned.
 
     Args:
-        compute: the dtype of activations and caches, where the weights have another; None takes
-            that of the weights. Where all weights train with a KL term, the frozen reference is
-            held in it too.
+        compute_dtype: of activations and caches, where the weights have another; None takes that of
+            the weights. Where all weights train with a KL term, the frozen reference has it too.
     """
-    config, element = model.config.get_text_config(), (compute or model.dtype).itemsize
-    prompts = flags.prompts_per_update // processes
-    widths = [
-        math.prod(flags.branching[: d + 1]) for d in range(flags.depth)
-    ]  # nodes a prompt, by depth
-    length = longest_prompt + flags.depth * flags.step_tokens
-    tokens = prompts * sum(widths) * flags.step_tokens
-    slices = sum(min(flags.max_rows, prompts * width) for width in widths)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    # Gradients and AdamW's two moments are float32. Under FSDP only a share of the weights is there
-    # while training.
-    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters())
-    reference = model.num_parameters() * element if flags.beta and not flags.use_peft else 0
-    fixed = trained * (4 + 8) + reference
-    weights, weights_trained = (
-        count * model.dtype.itemsize + fixed for count in (model.num_parameters(), held)
-    )
-    pack = min(flags.max_pack_tokens, tokens + prompts * longest_prompt)
-    kept = (
-        2 * config.num_hidden_layers + 34
-        if flags.gradient_checkpointing
-        else 34 * config.num_hidden_layers
-    )
-    chunks = 6 if flags.entropy_coef else 3
-    training = (
-        pack * config.hidden_size * kept * element // 2 + pack**2 + chunks * 4 * CHUNK_ELEMENTS
-    )
-    memory, sampling = device_memory(device), slices * cache_bytes(config, length, element)
-    held_whole = "weights, reference and optimizer" if reference else "weights and optimizer"
+    sizes = update_sizes(flags, longest_prompt, processes)
+    memory = update_memory(flags, model, sizes, compute_dtype or model.dtype)
+    available = device_memory(device)
+    held = "weights, reference and optimizer" if _has_reference(flags) else "weights and optimizer"
     lines = [
-        f"one update on each of {processes} processes, at most: {prompts} trees of {widths[-1]} leaves, {tokens:,} "
-        f"tokens sampled in slices of {flags.max_rows} rows, as many trained in packs of {pack:,}",
-        f"memory of the device {memory / GIB:.1f} GiB; {held_whole} {weights / GIB:.2f}, "
-        f"caches while sampling {sampling / GIB:.2f}, activations while training {training / GIB:.2f} GiB (estimates)",
+        f"one update on each of {processes} processes, at most: {sizes.trees} trees of "
+        f"{sizes.leaves} leaves, {sizes.sampled_tokens:,} tokens sampled in slices of "
+        f"{flags.max_rows} rows, as many trained in packs of {sizes.pack_tokens:,}",
+        f"memory of the device {available / GIB:.1f} GiB; {held} {memory.weights / GIB:.2f}, "
+        f"caches while sampling {memory.caches / GIB:.2f}, activations while training "
+        f"{memory.activations / GIB:.2f} GiB (estimates)",
     ]
-    if weights + sampling > memory:
+    if memory.weights + memory.caches > available:
         lines.append("sampling may not fit: lower --max_rows")
-    if weights_trained + training > memory:
-        more = "" if flags.gradient_checkpointing else " or set --gradient_checkpointing true"
-        lines.append(f"training may not fit: lower --max_pack_tokens{more}")
+    if memory.trained_weights + memory.activations > available:
+        advice = "" if flags.gradient_checkpointing else " or set --gradient_checkpointing true"
+        lines.append(f"training may not fit: lower --max_pack_tokens{advice}")
     return "\n".join(lines)

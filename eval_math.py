@@ -33,7 +33,7 @@ from run.flags import ModelAndDataFlags, check_shared, flag, parse_flags
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Flags(ModelAndDataFlags):
     """The flags of eval_math.py."""
 

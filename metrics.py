@@ -1,5 +1,4 @@
-"""What a run logs: the figures of an update, a tree for the viewer, and warnings about figures that
-tell of trouble."""
+"""What a run logs of its trees: the figures of an update, a tree for the viewer, and warnings."""
 
 import logging
 import statistics
@@ -16,36 +15,43 @@ logger = logging.getLogger(__name__)
 def tree_statistics(
     tree: Tree, rewards: torch.Tensor, advantages: torch.Tensor
 ) -> dict[str, list[float]]:
-    """What one tree adds to an update's metrics: lists that `summarise` turns into means."""
-    size, _, deviation = group_statistics(rewards, tree.parent)
-    kept = set(tree.parent[advantages != 0].tolist())
+    """What one tree adds to an update's metrics: lists that `summarise` turns into means.
+
+    Args:
+        rewards: step rewards [nodes].
+        advantages: [nodes].
+    """
+    parents = tree.parent.tolist()
+    depths = tree.depth.tolist()
+    group_size, _, group_deviation = group_statistics(rewards, tree.parent)  # [nodes] each
+    trained_parents = set(tree.parent[advantages != 0].tolist())
+
+    values = defaultdict(list)
+    values["reward"].append(rewards[0].item())
     # The mean surprise of sampled tokens is an unbiased estimate of the policy's entropy.
-    found = defaultdict(
-        list, reward=[rewards[0].item()], entropy=(-torch.cat(tree.logprobs)).tolist()
-    )
-    length = [0] * len(tree.parent)
-    for node, (parent, depth) in enumerate(zip(tree.parent.tolist(), tree.depth.tolist())):
-        if node:
-            length[node] = length[parent] + len(tree.tokens[node])
-            found[f"step_reward_depth_{depth}"].append(rewards[node].item())
-        if not size[node]:
-            found["leaf_pass_rate"].append(rewards[node].item())
-            found["completion_length"].append(length[node])
-            found["unfinished_share"].append(1.0 - float(tree.finished[node]))
-        elif size[node] > 1:  # an only child is no group
-            found["kept_groups_share"].append(float(node in kept))
-            found[f"group_std_depth_{depth + 1}"].append(deviation[node].item())
-    return found
+    values["entropy"] += (-torch.cat(tree.logprobs)).tolist()
+    length = [0] * len(parents)  # tokens from the prompt's end through the node
+    for node in range(1, len(parents)):
+        length[node] = length[parents[node]] + len(tree.tokens[node])
+        values[f"step_reward_depth_{depths[node]}"].append(rewards[node].item())
+    for node in range(len(parents)):
+        if group_size[node] == 0:  # a leaf
+            values["leaf_pass_rate"].append(rewards[node].item())
+            values["completion_length"].append(length[node])
+            values["unfinished_share"].append(1.0 - float(tree.finished[node]))
+        elif group_size[node] > 1:  # an only child is no group
+            values["kept_groups_share"].append(float(node in trained_parents))
+            values[f"group_std_depth_{depths[node] + 1}"].append(group_deviation[node].item())
+    return values
 
 
-def summarise(statistics_of_trees: list[dict]) -> dict[str, float]:
+def summarise(statistics_of_trees: list[dict[str, list[float]]]) -> dict[str, float]:
     """The means over all trees of an update, with their counts of leaves and sampled tokens."""
-    names = sorted({name for one in statistics_of_trees for name in one})
-    merged = {
-        name: [value for one in statistics_of_trees for value in one.get(name, ())]
-        for name in names
-    }
-    means = {name: statistics.fmean(values) for name, values in merged.items()}
+    merged = defaultdict(list)
+    for values_of_tree in statistics_of_trees:
+        for name, values in values_of_tree.items():
+            merged[name] += values
+    means = {name: statistics.fmean(merged[name]) for name in sorted(merged)}
     return {
         **means,
         "leaves": len(merged["leaf_pass_rate"]),
@@ -53,46 +59,68 @@ def summarise(statistics_of_trees: list[dict]) -> dict[str, float]:
     }
 
 
-def tree_record(update: int, problem: dict, tree: Tree, rewards, advantages, tokenizer) -> dict:
-    """One line of trees.jsonl: everything the viewer shows, in plain JSON."""
-    nodes = zip(
-        tree.parent.tolist(),
-        tree.tokens,
-        tree.finished.tolist(),
-        rewards.tolist(),
-        advantages.tolist(),
-    )
-    keys = ("parent", "text", "tokens", "finished", "reward", "advantage")
-    rows = [dict(zip(keys, (p, tokenizer.decode(t), len(t), f, r, a))) for p, t, f, r, a in nodes]
-    return {"update": update, **problem, "nodes": rows}
+def tree_record(
+    update: int,
+    problem: dict,
+    tree: Tree,
+    rewards: torch.Tensor,
+    advantages: torch.Tensor,
+    tokenizer,
+) -> dict:
+    """One line of trees.jsonl: everything the viewer shows, in plain JSON.
+
+    Args:
+        problem: with id, problem and answer.
+        rewards: step rewards [nodes].
+        advantages: [nodes].
+    """
+    nodes = [
+        {
+            "parent": int(tree.parent[node]),
+            "text": tokenizer.decode(tree.tokens[node]),
+            "tokens": len(tree.tokens[node]),
+            "finished": bool(tree.finished[node]),
+            "reward": rewards[node].item(),
+            "advantage": advantages[node].item(),
+        }
+        for node in range(len(tree.parent))
+    ]
+    named = {name: problem[name] for name in ("id", "problem", "answer")}
+    return {"update": update, **named, "nodes": nodes}
 
 
 class Watch:
-    """Warns, once each, when figures of the updates tell of trouble."""
+    """Warns, once each, when figures of the updates tell of trouble.
 
-    def __init__(self, gap_limit: float = 0.05, pruned_limit: int = 10):
-        self.gap_limit, self.pruned_limit, self.pruned, self.said = (
-            gap_limit,
-            pruned_limit,
-            0,
-            set(),
-        )
+    Args:
+        gap_limit: mean difference of log-probabilities between sampling and training.
+        pruned_limit: updates in a row in which every group was pruned.
+    """
+
+    def __init__(self, gap_limit: float = 0.05, pruned_limit: int = 10) -> None:
+        self.gap_limit = gap_limit
+        self.pruned_limit = pruned_limit
+        self.pruned_updates = 0  # in a row
+        self.warned_of: set[str] = set()
 
     def look_at(self, row: dict) -> None:
-        self.pruned = self.pruned + 1 if row["trained_tokens"] == 0 else 0
-        if self.pruned >= self.pruned_limit:
-            advice = "easier or harder problems, a larger --branching or a lower --prune_threshold would help"
+        """Looks at the metrics of one update."""
+        self.pruned_updates = self.pruned_updates + 1 if row["trained_tokens"] == 0 else 0
+        if self.pruned_updates >= self.pruned_limit:
             self._warn(
-                "pruned", f"{self.pruned} updates in a row had no group with signal: {advice}"
+                "pruned",
+                f"{self.pruned_updates} updates in a row had no group with signal: easier or "
+                "harder problems, a larger --branching or a lower --prune_threshold would help",
             )
-        if (gap := row.get("logprob_difference_mean") or 0.0) > self.gap_limit:
+        gap = row["logprob_difference_mean"] or 0.0  # None where nothing was trained
+        if gap > self.gap_limit:
             self._warn(
                 "gap",
-                f"sampling and training log-probabilities differ by {gap:.3f} a token on average; their "
-                "policies are not the same one (see --attn_implementation, --bf16)",
+                f"sampling and training log-probabilities differ by {gap:.3f} per token on "
+                "average; their policies are not the same one (see --attn_implementation, --bf16)",
             )
 
     def _warn(self, kind: str, text: str) -> None:
-        if kind not in self.said:
+        if kind not in self.warned_of:
+            self.warned_of.add(kind)
             logger.warning(text)
-            self.said.add(kind)

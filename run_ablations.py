@@ -26,7 +26,7 @@ from tqdm import tqdm
 import train_treerpo
 from plot_results import plot_arms, score_names
 from run.errors import BadInput, first_line, refuse, run
-from run.flags import ROOT, flag_words, parse_flags, repeated_key, yaml_settings
+from run.flags import ROOT, flag_words, repeated_key, yaml_settings
 from run.folder import checkpoints, read_lines
 from run.intervals import interval
 
@@ -143,10 +143,7 @@ def check_arms(sweep: Path, base: Path, arms: dict[str, dict]) -> None:
     for arm, own in arms.items():
         words = flag_words({"config": base, **own, "seed": 0, "output_dir": RUNS})
         try:
-            flags = parse_flags(
-                train_treerpo.Flags, words, "", retired=train_treerpo.RETIRED_VALUES
-            )
-            train_treerpo.check_flags(flags, processes=1)
+            flags = train_treerpo.read_flags(words)
             if flags.dry_run or flags.resume_from_checkpoint:
                 raise BadInput(
                     "dry_run and resume_from_checkpoint have no place in a sweep's recipe"

@@ -1,17 +1,19 @@
 """Trains a reasoner by TreeRPO (Tree Relative Policy Optimization, arXiv 2506.05183).
 
-    python train_treerpo.py                       # recipes/demo.yaml: the tiny base learns arithmetic
+    python train_treerpo.py                   # recipes/demo.yaml: the tiny base learns arithmetic
     python train_treerpo.py --config recipes/paper-qwen2.5-math-1.5b.yaml
     accelerate launch --num_processes 8 train_treerpo.py --config recipes/paper-qwen2.5-math-7b.yaml
 
 Each update goes through four phases:
 
-1. sample  From each prompt, grow a tree of steps: continue every unfinished node N times, to depth D.
-2. grade   Verify the answer of every leaf: 1 if right, 0 if not. Nothing else is scored.
-3. credit  A parent's reward is the mean of its children's. A step's advantage is relative to its siblings:
-           A = (R - mu) / (mu (1 - mu)), with mu their mean. Groups whose rewards are (nearly) alike
-           are pruned.
-4. update  Clipped policy-gradient steps on all kept steps of the trees, each token of a tree forwarded once.
+1. sample  From each prompt, grow a tree of steps: continue every unfinished node N times, to depth
+           D.
+2. score   Verify the answer of every leaf: 1 if right, 0 if not. Nothing else is scored.
+3. credit  A parent's reward is the mean of its children's. A step's advantage is relative to its
+           siblings: A = (R - mu) / (mu (1 - mu)), with mu their mean. Groups whose rewards are
+           (nearly) alike are pruned.
+4. update  Clipped policy-gradient steps on all kept steps of the trees, each token of a tree
+           forwarded once.
 
 GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same code.
 """
@@ -19,24 +21,31 @@ GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same
 import copy
 import importlib.util
 import logging
-import math
 import shutil
 import sys
-import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from data.problems import completion_text, encode_prompt, load_problems, short_name, template_for
-from run.errors import BadInput, run
-from run.flags import ModelAndDataFlags, check_least, check_shared, flag, parse_flags
+from run.errors import BadInput, run_script
+from run.flags import ModelAndDataFlags, check_least, check_shared, flag, parse_flags, recipe_of
 
 logger = logging.getLogger(__name__)
 
+DEMO = "recipes/demo.yaml"
 # Names in the modules below, which are imported when the flags are known to be good.
-ADVANTAGES = ("treerpo", "path_share", "outcome", "tree_grpo", "treerl")
+# Each estimator of advantages, and the scale that its source gives it:
+DEFAULT_SCALES = {
+    "treerpo": "variance",
+    "path_share": "none",
+    "outcome": "group",
+    "tree_grpo": "group",
+    "treerl": "none",
+}
+ADVANTAGES = tuple(DEFAULT_SCALES)
 SCALES = ("variance", "deviation", "group", "none")
 LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
 # The schedules of transformers that need no settings of their own and no score of a validation set.
@@ -49,18 +58,19 @@ SCHEDULES = (
     "polynomial",
     "inverse_sqrt",
 )
-# Values of flags that once were, and what to write instead.
+# Values of flags that once were or that TRL has, and what to write instead.
 RETIRED_VALUES = {
-    (
-        "scale_rewards",
-        "bernoulli",
-    ): "bernoulli is called deviation now; the paper's scale is variance, its square",
+    ("scale_rewards", "bernoulli"): "bernoulli is called deviation now; the paper's scale is "
+    "variance, its square",
+    ("scale_rewards", "batch"): "there is no scale over a batch here; group is TRL's default",
+    ("scale_rewards", "true"): "write group, which is what true means in TRL",
+    ("scale_rewards", "false"): "write none, which is what false means in TRL",
     ("advantage", "grpo"): "GRPO is the tree of depth 1: write --depth 1 --scale_rewards group; "
     "its credit on trees of any depth is --advantage outcome",
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Flags(ModelAndDataFlags):
     """The flags of train_treerpo.py; names and meanings are TRL's where TRL has them."""
 
@@ -76,7 +86,8 @@ class Flags(ModelAndDataFlags):
     max_prompt_length: int = flag(512, "longer prompts are skipped, in tokens")
     # The tree
     branching: list[int] = flag(
-        [8], "children of an unfinished node, N; or one width a depth, e.g. 8 4 2; 1 goes on"
+        [8],
+        "children of an unfinished node, N; or one width per depth, e.g. 8 4 2; 1 only continues",
     )
     depth: int | None = flag(
         None, "steps from the prompt to a leaf, D; default 3, or as many as branching has widths"
@@ -99,7 +110,7 @@ class Flags(ModelAndDataFlags):
         0.0, "groups are left out whose max - min of rewards is at most this; the paper: 0.1"
     )
     grade_noise: float = flag(
-        0.0, "share of grades turned round at random, to study a verifier that errs"
+        0.0, "share of grades flipped at random, to study a verifier that errs"
     )
     # Update
     max_steps: int = flag(100, "updates")
@@ -121,7 +132,7 @@ class Flags(ModelAndDataFlags):
         5, "updates in a row whose gradient is not finite, after which the run stops"
     )
     loss_type: Literal[LOSS_TYPES] = flag(
-        "dapo", "mean over tokens (dapo), over steps (grpo), or by a constant"
+        "dapo", "mean over tokens (dapo), over steps (grpo), or by a constant (dr_grpo)"
     )
     epsilon: float = flag(0.2, "clip range of the probability ratio")
     epsilon_high: float | None = flag(None, "upper clip range; default: epsilon")
@@ -153,7 +164,7 @@ class Flags(ModelAndDataFlags):
     )
     benchmarks: list[str] = flag(["arithmetic[:500]"], "what to evaluate on")
     num_samples: int = flag(
-        4, "sampled completions a problem in evaluations, beside the greedy one"
+        4, "sampled completions per problem in evaluations, beside the greedy one"
     )
     max_new_tokens: int | None = flag(
         None, "longest completion in evaluations; default depth * step_tokens"
@@ -161,29 +172,21 @@ class Flags(ModelAndDataFlags):
 
 
 def read_flags(argv: list[str]) -> Flags:
-    """The flags of a command line, checked as far as that needs no model and no processes."""
-    flags = parse_flags(Flags, argv, __doc__, "recipes/demo.yaml", RETIRED_VALUES)
-    check_values(flags)
+    """The flags of a command line, with defaults filled in; checked as far as that needs no model.
+
+    Raises:
+        BadInput: names the flag, and what to do.
+    """
+    flags = parse_flags(Flags, argv, __doc__, DEMO, RETIRED_VALUES)
+    check_shared(flags)
+    check_bounds(flags)
+    flags = fill_in_defaults(flags)
+    check_contradictions(flags)
     return flags
 
 
-def check_flags(flags: Flags, processes: int) -> None:
-    """`check_values`, and what depends on the number of processes. Raises BadInput."""
-    check_values(flags)
-    if flags.prompts_per_update % processes:
-        raise BadInput(
-            f"--prompts_per_update {flags.prompts_per_update}: must be a multiple of the {processes} processes"
-        )
-    if FSDP and not flags.use_peft:
-        raise BadInput(
-            "--use_peft false: FSDP spreads frozen weights; train an adapter, or launch without FSDP"
-        )
-
-
-def check_values(flags: Flags) -> None:
-    """Raises BadInput for values that no run can have; also fills in what other flags decide:
-    branching, depth, max_new_tokens and scale_rewards."""
-    check_shared(flags)
+def check_bounds(flags: Flags) -> None:
+    """Raises BadInput for a value that is out of range by itself."""
     check_least(
         flags,
         branching=1,
@@ -213,694 +216,566 @@ def check_values(flags: Flags) -> None:
         weight_decay=0,
         max_grad_norm=0,
     )
-    widths = " ".join(map(str, flags.branching))
-    if len(flags.branching) > 1 and flags.depth not in (None, len(flags.branching)):
-        advice = f"--branching {widths} has {len(flags.branching)} widths; leave --depth out, or give one width for each"
-        raise BadInput(f"--depth {flags.depth}: {advice}")
-    flags.depth = flags.depth or (len(flags.branching) if len(flags.branching) > 1 else 3)
-    flags.branching = flags.branching if len(flags.branching) > 1 else flags.branching * flags.depth
-    flags.max_new_tokens = flags.max_new_tokens or flags.depth * flags.step_tokens
     for name in ("temperature", "learning_rate"):
-        if not getattr(flags, name) > 0:
-            raise BadInput(f"--{name} {getattr(flags, name)}: must be above 0")
+        value = getattr(flags, name)
+        if not value > 0:
+            raise BadInput(f"--{name} {value}: must be above 0")
     if flags.grade_noise > 1:
         raise BadInput(f"--grade_noise {flags.grade_noise}: a share of grades, so at most 1")
     if flags.lora_dropout >= 1:
         raise BadInput(f"--lora_dropout {flags.lora_dropout}: must be below 1")
     if flags.prune_threshold >= 1:
-        raise BadInput(
-            f"--prune_threshold {flags.prune_threshold}: no group has rewards so far apart; must be below 1"
-        )
+        reason = "no group has rewards so far apart; must be below 1"
+        raise BadInput(f"--prune_threshold {flags.prune_threshold}: {reason}")
     check_tracker(flags.report_to)
-    if flags.branching[0] < 2:
-        raise BadInput(
-            "--branching 1: steps without siblings have no advantage; the first depth needs at least 2"
-        )
-    if flags.num_minibatches > flags.prompts_per_update:
-        prompts = f"--prompts_per_update {flags.prompts_per_update}"
-        raise BadInput(
-            f"--num_minibatches {flags.num_minibatches}: more parts than trees; at most {prompts}"
-        )
-    longest = flags.max_prompt_length + flags.depth * flags.step_tokens
-    if flags.max_pack_tokens < longest:
-        path = f"a path can take max_prompt_length + depth * step_tokens = {longest} tokens"
-        raise BadInput(
-            f"--max_pack_tokens {flags.max_pack_tokens}: {path}; raise it, or lower one of these"
-        )
-    if flags.scale_rewards is None:
-        from advantage import default_scale  # needs torch, so after all that can be refused
-
-        flags.scale_rewards = default_scale(flags.advantage)
 
 
 def check_tracker(name: str) -> None:
-    """Raises BadInput for a tracker that is not installed; accelerate would say nothing and track
-    nothing."""
+    """Raises BadInput for a tracker that is not installed.
+
+    accelerate would say nothing, and track nothing.
+    """
     packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}.get(name, ())
     if packages and not any(importlib.util.find_spec(package) for package in packages):
+        advice = f"pip install {name}, or leave the flag out"
+        raise BadInput(f"--report_to {name}: it is not installed; {advice}")
+
+
+def fill_in_defaults(flags: Flags) -> Flags:
+    """The flags with those filled in that others decide.
+
+    branching becomes one width per depth; depth, max_new_tokens and scale_rewards get values.
+
+    Raises:
+        BadInput: branching and depth contradict each other.
+    """
+    widths = list(flags.branching)
+    if len(widths) == 1:
+        widths *= flags.depth or 3
+    elif flags.depth not in (None, len(widths)):
+        written = " ".join(map(str, widths))
+        advice = "leave --depth out, or give one width for each"
         raise BadInput(
-            f"--report_to {name}: it is not installed; pip install {name}, or leave the flag out"
+            f"--depth {flags.depth}: --branching {written} has {len(widths)} widths; {advice}"
         )
+    return replace(
+        flags,
+        branching=widths,
+        depth=len(widths),
+        max_new_tokens=flags.max_new_tokens or len(widths) * flags.step_tokens,
+        scale_rewards=flags.scale_rewards or DEFAULT_SCALES[flags.advantage],
+    )
 
 
-if (
-    __name__ == "__main__"
-):  # a mistyped flag is answered here, before the imports below, which take seconds
-    run(lambda: read_flags(sys.argv[1:]))
+def check_contradictions(flags: Flags) -> None:
+    """Raises BadInput for values that don't go together."""
+    if flags.branching[0] < 2:
+        reason = "steps without siblings have no advantage; the first depth needs at least 2"
+        raise BadInput(f"--branching 1: {reason}")
+    if flags.num_minibatches > flags.prompts_per_update:
+        limit = f"at most --prompts_per_update {flags.prompts_per_update}"
+        raise BadInput(f"--num_minibatches {flags.num_minibatches}: more parts than trees; {limit}")
+    longest_path = flags.max_prompt_length + flags.depth * flags.step_tokens
+    if flags.max_pack_tokens < longest_path:
+        need = f"a path can take max_prompt_length + depth * step_tokens = {longest_path} tokens"
+        advice = "raise it, or lower one of these"
+        raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: {need}; {advice}")
+
+
+def check_processes(flags: Flags, processes: int) -> None:
+    """Raises BadInput for flags that don't go with the processes that were launched."""
+    if flags.prompts_per_update % processes:
+        need = f"must be a multiple of the {processes} processes"
+        raise BadInput(f"--prompts_per_update {flags.prompts_per_update}: {need}")
+    if launched_with_fsdp() and not flags.use_peft:
+        advice = "train an adapter, or launch without FSDP"
+        raise BadInput(f"--use_peft false: FSDP spreads frozen weights; {advice}")
+
+
+if __name__ == "__main__":
+    # A mistyped flag is answered here, before the imports below, which take seconds.
+    run_script(lambda: read_flags(sys.argv[1:]))
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
 from accelerate.utils import gather_object, set_seed
 from peft import LoraConfig, get_peft_model
-from tqdm import tqdm
+from torch import Tensor
 from transformers import get_scheduler
 
 import budget
 import eval_math
 import plot_results
-from advantage import ESTIMATORS, default_scale, step_rewards, with_only_children
+from advantage import ESTIMATORS, step_rewards, with_only_children
 from generate import settle_rope
 from metrics import Watch, summarise, tree_record, tree_statistics
-from packing import Pack, pack, split_trees
-from policy import (
-    check_model,
-    check_sampler,
-    checkpoint_layers,
-    policy_loss,
-    token_logprobs,
-    token_logprobs_and_entropies,
-)
+from policy import check_model, check_sampler, checkpoint_layers
 from reward import Grader
-from run.checkpoint import (
-    StopSignal,
-    load_checkpoint,
-    random_states,
-    save_checkpoint,
-    set_aside_later,
-)
-from run.folder import append_line, cut_back, open_run, read_lines, write_config
+from run.checkpoint import load_checkpoint, random_states, save_checkpoint, set_aside_later
+from run.folder import cut_back, open_run, read_lines, write_config
 from run.models import load_model
-from run.processes import FSDP, device_dtype, launched_processes, shard, whole_weights
+from run.processes import device_dtype, launched_processes, launched_with_fsdp, shard, whole_weights
+from run.session import Session
 from tree import Tree
 from tree_sampler import TreeSampler
+from update import Learner, UpdateResult, update_policy
 
-# --- The four phases ---
-
-
-@contextmanager
-def timed(seconds: dict[str, float], phase: str):
-    """Writes the seconds that a phase took to `seconds`."""
-    start = time.perf_counter()
-    yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    seconds[f"seconds_{phase}"] = time.perf_counter() - start
+# --- The phases of an update; the fourth is update.py's `update_policy` ---
 
 
-def sample_and_grade(
-    sampler: TreeSampler,
-    prompts: list[list[int]],
-    seeds: list[int],
-    answers: list[str],
-    grader: Grader,
-    to_text,
-    seconds: dict[str, float],
-    noise: float = 0.0,
-) -> tuple[list[Tree], list[torch.Tensor]]:
-    """Phases 1 and 2: a tree a prompt, and its leaf rewards [nodes]: 1 or 0 at leaves, NaN
-    elsewhere.
+class Batch(NamedTuple):
+    """The prompts of one update on this process."""
 
-    A tree is graded while others still grow; `seconds` gets the time of sampling and what grading
-    took beyond it."""
+    problems: list[dict]  # rows with id, problem and answer
+    prompts: list[list[int]]  # token ids
+    seeds: list[int]  # one per tree
+
+
+def sample(
+    sampler: TreeSampler, batch: Batch, grader: Grader, to_text: Callable[[list[int]], str]
+) -> tuple[list[Tree], list[Future]]:
+    """Phase 1: one tree per prompt, and the grades of its leaves, which are still being made.
+
+    A tree's leaves go to the grader as soon as it is whole, while other trees still grow.
+
+    Args:
+        to_text: turns the token ids of a completion into text.
+    """
     trees: dict[int, Tree] = {}
-    grades: dict[int, tuple[list[int], Future]] = {}  # of a tree's leaves
-    with timed(seconds, "sample"):
-        for i, tree in sampler.stream(prompts, seeds):
-            leaves = tree.leaves()
-            texts = [to_text(tree.text_ids(leaf)) for leaf in leaves]
-            trees[i], grades[i] = tree, (leaves, grader.submit(texts, [answers[i]] * len(texts)))
-    with timed(seconds, "grade"):
-        rewards = [torch.full((len(trees[i].parent),), torch.nan) for i in range(len(prompts))]
-        for i, values in enumerate(rewards):
-            leaves, graded = grades[i]
-            found = torch.tensor(graded.result())  # [leaves]
-            turned = torch.from_numpy(np.random.default_rng(seeds[i]).random(len(found)) < noise)
-            values[leaves] = torch.where(turned, 1 - found, found)
-    return [trees[i] for i in range(len(prompts))], rewards
+    grades: dict[int, Future] = {}
+    for index, tree in sampler.stream(batch.prompts, batch.seeds):
+        completions = [to_text(tree.text_ids(leaf)) for leaf in tree.leaves()]
+        answers = [batch.problems[index]["answer"]] * len(completions)
+        trees[index] = tree
+        grades[index] = grader.submit(completions, answers)
+    in_order = range(len(batch.prompts))
+    return [trees[index] for index in in_order], [grades[index] for index in in_order]
 
 
-def credit(trees: list[Tree], leaf_rewards: list[torch.Tensor], flags: Flags) -> tuple[list, list]:
-    """Phase 3: step rewards and advantages, a [nodes] each, of every tree."""
-    rewards = [step_rewards(tree.parent, values) for tree, values in zip(trees, leaf_rewards)]
-    estimator, scale = (
-        ESTIMATORS[flags.advantage],
-        flags.scale_rewards or default_scale(flags.advantage),
-    )
-    advantages = [
-        estimator(values, tree.parent, scale, flags.prune_threshold)
-        for tree, values in zip(trees, rewards)
-    ]
-    return rewards, [
-        with_only_children(values, tree.parent) for tree, values in zip(trees, advantages)
-    ]
+def score(
+    trees: list[Tree], grades: list[Future], seeds: list[int], noise: float = 0.0
+) -> list[Tensor]:
+    """Phase 2: the leaf rewards of each tree, [nodes]: 1 or 0 at leaves, NaN elsewhere.
+
+    Args:
+        grades: of each tree's leaves, from `sample`.
+        seeds: one per tree, by which grades are flipped.
+        noise: the share of grades to flip.
+    """
+    leaf_rewards = []
+    for tree, grade, seed in zip(trees, grades, seeds, strict=True):
+        rewards = torch.full((len(tree.parent),), torch.nan)  # [nodes]
+        graded = torch.tensor(grade.result())  # [leaves]
+        is_flipped = torch.from_numpy(np.random.default_rng(seed).random(len(graded)) < noise)
+        rewards[tree.leaves()] = torch.where(is_flipped, 1 - graded, graded)
+        leaf_rewards.append(rewards)
+    return leaf_rewards
+
+
+def credit(
+    trees: list[Tree], leaf_rewards: list[Tensor], flags: Flags
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Phase 3: the step rewards and the advantages of each tree, [nodes] each."""
+    estimator = ESTIMATORS[flags.advantage]
+    scale = flags.scale_rewards or DEFAULT_SCALES[flags.advantage]
+    all_rewards, all_advantages = [], []
+    for tree, rewards_of_leaves in zip(trees, leaf_rewards, strict=True):
+        rewards = step_rewards(tree.parent, rewards_of_leaves)
+        advantages = estimator(rewards, tree.parent, scale, flags.prune_threshold)
+        all_rewards.append(rewards)
+        all_advantages.append(with_only_children(advantages, tree.parent))
+    return all_rewards, all_advantages
+
+
+# --- Setting up a run ---
 
 
 @dataclass
-class Minibatch:
-    """The part of a batch of trees that one optimizer step is made on."""
+class Prompts:
+    """The training problems: an endless sequence of reshuffled epochs, cut into updates."""
 
-    trees: list[Tree]  # of this process
-    advantages: list[torch.Tensor]  # a [nodes] each
-    tokens: int  # trained tokens, over all processes
-    steps: int  # trained steps, over all processes
-    packs: list[Pack] = field(default_factory=list)  # made when first needed
-    references: list[torch.Tensor | None] = field(
-        default_factory=list
-    )  # a [trained tokens] each, where beta is set
+    problems: list[dict]  # rows with id, problem and answer
+    ids: list[list[int]]  # the token ids of each problem's prompt
+    flags: Flags
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self.ids))
 
-def trained_counts(tree: Tree, advantages: torch.Tensor) -> tuple[int, int]:
-    """The tokens and the steps of a tree that are trained: those of nodes with an advantage."""
-    nodes = advantages.nonzero().flatten().tolist()
-    return sum(len(tree.tokens[node]) for node in nodes), len(nodes)
-
-
-def make_minibatches(
-    trees: list[Tree],
-    advantages: list[torch.Tensor],
-    flags: Flags,
-    accelerator: Accelerator,
-    update: int,
-) -> list[Minibatch]:
-    """Splits the trees of all processes into `num_minibatches` parts, drawn by the seed and the
-    update. Every process draws the same split, and keeps its own trees of each part. Parts in which
-    nothing is trained are left out."""
-    mine = [trained_counts(*one) for one in zip(trees, advantages)]
-    counts = gather_object(mine)  # of all trees, in the order of processes
-    parts = split_trees(
-        [tokens for tokens, _ in counts], flags.num_minibatches, [flags.seed, update]
-    )
-    first = accelerator.process_index * len(trees)
-    minibatches = []
-    for part in parts:
-        own = [place - first for place in part if first <= place < first + len(trees)]
-        tokens, steps = (sum(counts[place][column] for place in part) for column in (0, 1))
-        if tokens:
-            minibatches.append(
-                Minibatch([trees[i] for i in own], [advantages[i] for i in own], tokens, steps)
-            )
-    return minibatches
-
-
-def make_packs(part: Minibatch, model, reference, flags: Flags, accelerator: Accelerator) -> None:
-    """Fills in the packs of a minibatch, and the log-probabilities under the initial policy where
-    beta is set."""
-    try:
-        packs = pack(part.trees, part.advantages, flags.max_pack_tokens)
-    except ValueError as error:  # --max_pack_tokens was large enough until memory ran out
-        raise BadInput(
-            f"out of memory: {error}; lower --step_tokens, or --gradient_checkpointing true"
-        ) from error
-    if FSDP:  # whose layers are gathered by all processes or none
-        most = accelerator.gather(torch.tensor([len(packs)], device=accelerator.device)).max()
-        packs += [Pack.idle()] * (int(most) - len(packs))
-    packs = [p.to(accelerator.device) for p in packs]
-    references = [None] * len(packs)
-    if flags.beta:
-        sampling = (flags.temperature, flags.top_p, flags.top_k)
-        initial = nullcontext() if reference is not None else model.disable_adapter()
-        with torch.no_grad(), initial:
-            references = [
-                token_logprobs(model if reference is None else reference, p, *sampling)
-                for p in packs
-            ]
-    part.packs, part.references = packs, references
-
-
-def add_gradients(
-    model, part: Minibatch, flags: Flags, accelerator: Accelerator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward and backward of every pack of this process.
-
-    Returns:
-        Sums over trained tokens, [5]: the loss, clipped tokens, |difference| to the sampling
-        policy, KL to the initial policy, entropy. And the largest difference, [].
-    """
-    sums = torch.zeros(5, device=accelerator.device, dtype=torch.double)
-    largest = torch.zeros((), device=accelerator.device)
-    high = 1 + (flags.epsilon if flags.epsilon_high is None else flags.epsilon_high)
-    full_tree = (
-        sum(math.prod(flags.branching[: d + 1]) for d in range(flags.depth)) * flags.step_tokens
-    )
-    constant = flags.prompts_per_update * full_tree / flags.num_minibatches
-    normalizer = {"dapo": part.tokens, "grpo": part.steps, "dr_grpo": constant}[flags.loss_type]
-    sampling = (flags.temperature, flags.top_p, flags.top_k)
-    for p, reference in zip(part.packs, part.references):
-        with accelerator.autocast():
-            if flags.entropy_coef:
-                logprobs, entropies = token_logprobs_and_entropies(
-                    model, p, *sampling
-                )  # [trained tokens] each
-            else:
-                logprobs, entropies = token_logprobs(model, p, *sampling), None
-        loss = policy_loss(
-            logprobs,
-            p.old_logprobs,
-            p.advantages,
-            flags.epsilon,
-            flags.epsilon_high,
-            flags.beta,
-            reference,
-            flags.loss_type,
-            p.steps,
-            normalizer,
-            flags.entropy_coef,
-            entropies,
-            part.tokens,
+    def batch(self, update: int, accelerator: Accelerator) -> Batch:
+        """What this process samples in an update. A tree's seed does not depend on the process."""
+        per_process = self.flags.prompts_per_update // accelerator.num_processes
+        first = (update - 1) * self.flags.prompts_per_update
+        first += accelerator.process_index * per_process
+        positions = range(first, first + per_process)
+        order = prompt_order(len(self.ids), positions.start, positions.stop, self.flags.seed)
+        return Batch(
+            problems=[self.problems[index] for index in order],
+            prompts=[self.ids[index] for index in order],
+            seeds=[self.flags.seed * 2**40 + position for position in positions],
         )
-        loss.backward()
-        with torch.no_grad():
-            difference = logprobs - p.old_logprobs
-            clipped = torch.where(
-                p.advantages > 0, difference.exp() > high, difference.exp() < 1 - flags.epsilon
-            )
-            gap = torch.zeros_like(logprobs) if reference is None else reference - logprobs
-            kl = (gap.exp() - gap - 1).sum()
-            spread = torch.zeros_like(kl) if entropies is None else entropies.sum()
-            sums += torch.stack([loss, clipped.sum(), difference.abs().sum(), kl, spread]).double()
-            largest = torch.cat([largest[None], difference.abs()]).max()
-    return sums, largest
 
 
-def update_policy(
-    model,
-    optimizer,
-    trees,
-    advantages,
-    flags: Flags,
-    accelerator: Accelerator,
-    reference=None,
-    update: int = 0,
-) -> dict[str, float]:
-    """Phase 4: `num_iterations` passes over the trees of all processes, each of `num_minibatches`
-    optimizer steps.
+def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
+    """Which of `count` problems stand at positions first ... last - 1 of the reshuffled epochs."""
+    epochs = {position // count for position in range(first, last)}
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs}
+    return [int(orders[position // count][position % count]) for position in range(first, last)]
 
-    Every process adds up the gradients of its own packs, whose losses are divided by counts over
-    all processes; one reduction adds the processes'. So one process and many make the same update
-    from the same trees. Ratios are to the policy that sampled the trees in every step. A process
-    that runs out of memory continues with half of `flags.max_pack_tokens`.
 
-    Args:
-        reference: the frozen initial policy, where all weights are trained and beta is set; under
-            an adapter the initial policy is the model without it.
-        update: the number of the update, by which the split into minibatches is drawn.
+def load_prompts(flags: Flags, tokenizer, template: str | None) -> Prompts:
+    """The training problems whose prompts are short enough.
+
+    Raises:
+        BadInput: none of them is.
     """
-    parts = make_minibatches(trees, advantages, flags, accelerator, update)
-    tokens = sum(part.tokens for part in parts)
-    if not tokens:
-        return {
-            "trained_tokens": 0
-        }  # every group was pruned: there is nothing to learn from this batch
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    problems = load_problems(flags.dataset_name, "train", *flags.columns)
+    ids = [encode_prompt(tokenizer, row["problem"], template, flags.num_shots) for row in problems]
+    limit = flags.max_prompt_length
+    usable = [index for index, prompt in enumerate(ids) if 0 < len(prompt) <= limit]
+    if not usable:
+        raise BadInput(f"--max_prompt_length {limit}: every prompt is longer")
+    if len(usable) < len(ids):
+        skipped = len(ids) - len(usable)
+        logger.warning(
+            "%d prompts longer than max_prompt_length %d, or empty, were skipped", skipped, limit
+        )
+    return Prompts([problems[index] for index in usable], [ids[index] for index in usable], flags)
 
-    def gradients_of(part: Minibatch) -> tuple[torch.Tensor, torch.Tensor]:
-        while True:
-            optimizer.zero_grad()
-            try:
-                if not part.references:
-                    make_packs(part, model, reference, flags, accelerator)
-                return add_gradients(model, part, flags, accelerator)
-            except torch.OutOfMemoryError as error:
-                if FSDP:  # the others would wait for this process for ever
-                    raise BadInput(
-                        f"--max_pack_tokens {flags.max_pack_tokens}: out of memory; lower it"
-                    ) from error
-                flags.max_pack_tokens //= 2
-                logger.warning(
-                    "out of memory: going on with --max_pack_tokens %d", flags.max_pack_tokens
-                )
-            part.packs, part.references = [], []
-            torch.cuda.empty_cache()
 
-    sampling_gap = None
-    for _ in range(flags.num_iterations):
-        totals, norms = torch.zeros(5, dtype=torch.double), []
-        for part in parts:
-            sums, largest = gradients_of(part)
-            if accelerator.num_processes > 1:
-                for p in parameters:  # a process whose groups were all pruned has none to add
-                    p.grad = accelerator.reduce(
-                        torch.zeros_like(p) if p.grad is None else p.grad, "sum"
-                    )
-            norm = torch.nn.utils.clip_grad_norm_(parameters, flags.max_grad_norm or math.inf)
-            if (
-                not norm.isfinite()
-            ):  # of the sum over processes: all of them skip it, and what follows it
-                return {"trained_tokens": tokens, "bad_update": True}
-            optimizer.step()
-            norms.append(float(norm))
-            sums = accelerator.reduce(sums, "sum").cpu()
-            totals += sums
-            if (
-                sampling_gap is None
-            ):  # before any step: what differs now is sampling against training
-                largest = accelerator.gather(largest[None]).max().item()
-                mean = sums[2].item() / part.tokens
-                sampling_gap = {"logprob_difference_mean": mean, "logprob_difference_max": largest}
-    loss, clipped, _, kl, entropies = totals.tolist()  # of the last pass
-    return {
-        "loss": loss / len(parts),
-        "clip_share": clipped / tokens,
-        "kl": kl / tokens if flags.beta else None,
-        "entropy_trained": entropies / tokens if flags.entropy_coef else None,
-        "grad_norm": sum(norms) / len(norms),
-        **sampling_gap,
-        "trained_tokens": tokens,
-        "packs": sum(len(part.packs) for part in parts),
-    }
+def frozen_copy(model, dtype: torch.dtype):
+    """The model as it is now, in `dtype` and never trained.
+
+    It is the reference of the KL term where all weights train.
+    """
+    return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+
+
+def make_learner(
+    flags: Flags, accelerator: Accelerator, tokenizer, model, dtype: torch.dtype
+) -> Learner:
+    """The model with its adapter on the device, its optimizer and its schedule.
+
+    Raises:
+        BadInput: a setting that peft or transformers refuses, or a model that can't be trained.
+    """
+    keeps_reference = flags.beta and not flags.use_peft
+    reference = frozen_copy(model, dtype).to(accelerator.device) if keeps_reference else None
+    if flags.use_peft:
+        targets = flags.lora_target_modules
+        lora = LoraConfig(
+            r=flags.lora_r,
+            lora_alpha=flags.lora_alpha,
+            lora_dropout=flags.lora_dropout,
+            target_modules="all-linear" if targets == ["all-linear"] else targets,
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, lora)
+    model.to(accelerator.device)
+    if flags.gradient_checkpointing:
+        checkpoint_layers(model)
+    check_model(model)
+    check_sampler(model, tokenizer, trains=True)
+    if launched_with_fsdp():
+        shard(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # With AdamW's usual eps of 1e-8 a gradient that is rounding noise becomes a full-size update.
+    optimizer = torch.optim.AdamW(
+        trained, lr=flags.learning_rate, weight_decay=flags.weight_decay, eps=1e-6
+    )
+    scheduler = get_scheduler(
+        flags.lr_scheduler_type, optimizer, flags.warmup_steps, flags.max_steps
+    )
+    return Learner(model, tokenizer, optimizer, scheduler, accelerator, flags, reference)
+
+
+def make_sampler(flags: Flags, model, tokenizer) -> TreeSampler:
+    """The sampler of the trees that the flags ask for."""
+    delimiter = flags.step_delimiter
+    return TreeSampler(
+        model,
+        tokenizer,
+        branching=flags.branching,
+        step_tokens=flags.step_tokens,
+        temperature=flags.temperature,
+        top_p=flags.top_p,
+        top_k=flags.top_k,
+        max_rows=flags.max_rows,
+        step_delimiter=delimiter.replace("\\n", "\n") if delimiter else None,
+    )
+
+
+@dataclass
+class Training:
+    """Everything that a run needs before its first update."""
+
+    learner: Learner
+    sampler: TreeSampler
+    prompts: Prompts
+    template: str | None  # of prompts
+    benchmarks: dict[str, list[dict]]  # problems by name; none where nothing is evaluated
+
+    def to_text(self, ids: list[int]) -> str:
+        """The text of a completion."""
+        learner = self.learner
+        return completion_text(learner.tokenizer, ids, self.template, learner.flags.num_shots)
+
+
+def set_up(flags: Flags) -> Training:
+    """Starts the processes; loads and checks the data and the model.
+
+    Raises:
+        BadInput: whatever can't be used, by the flag that names it.
+    """
+    dtype = device_dtype(flags.bf16, launched_processes().device)
+    # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32,
+    # under autocast.
+    autocasts = dtype == torch.bfloat16 and not flags.use_peft
+    accelerator = Accelerator(mixed_precision="bf16" if autocasts else "no")
+    check_processes(flags, accelerator.num_processes)
+    set_seed(flags.seed)
+
+    tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
+    template = template_for(flags.dataset_name, flags.prompt_template)
+    prompts = load_prompts(flags, tokenizer, template)
+    benchmarks = {}
+    if flags.eval_steps:
+        benchmarks = {
+            name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks
+        }
+    try:
+        learner = make_learner(flags, accelerator, tokenizer, model, dtype)
+        sampler = make_sampler(flags, learner.model, tokenizer)
+    except ValueError as error:  # a setting that peft, transformers or the sampler refuses
+        raise BadInput(str(error).splitlines()[0]) from error
+    check_lengths(sampler, prompts, learner.reference)
+    if flags.eval_steps:
+        eval_math.check_benchmarks(learner.model, tokenizer, benchmarks, flags)
+    if accelerator.is_main_process:
+        processes, device = accelerator.num_processes, accelerator.device
+        print(budget.describe(flags, learner.model, prompts.longest, processes, device, dtype))
+    return Training(learner, sampler, prompts, template, benchmarks)
+
+
+def check_lengths(sampler: TreeSampler, prompts: Prompts, reference) -> None:
+    """Checks that the model has positions for the longest path; settles rotary frequencies for it.
+
+    Raises:
+        BadInput: it has too few.
+    """
+    flags = prompts.flags
+    try:
+        sampler.check_prompts(prompts.ids)
+    except ValueError as error:
+        length = f"--depth {flags.depth} and --step_tokens {flags.step_tokens}"
+        model = f"--model_name_or_path {flags.model_name_or_path}"
+        raise BadInput(f"{model} with {length}: {error}") from error
+    if reference is not None:
+        settle_rope(reference, prompts.longest + flags.depth * flags.step_tokens)
+
+
+def open_folder(training: Training) -> tuple[Path, int]:
+    """The run's folder, and the updates that were made before, after a checkpoint is restored.
+
+    Raises:
+        BadInput: the folder or the checkpoint can't be used.
+    """
+    learner, flags = training.learner, training.learner.flags
+    accelerator = learner.accelerator
+    model_name = Path(flags.model_name_or_path).name
+    output, checkpoint = open_run(flags, f"{model_name}-{short_name(flags.dataset_name)}")
+    done = 0
+    if checkpoint:
+        done = load_checkpoint(checkpoint, learner, flags, accelerator.process_index)
+    # No process looks for another run's config.yaml once this one's is written.
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_config(output, flags)
+        set_aside_later(output, done)
+        cut_back(output / "metrics.jsonl", done)
+        cut_back(output / "trees.jsonl", done)
+    return output, done
 
 
 # --- The run ---
 
 
-def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
-    """Which problems stand at places first ... last - 1 of an endless sequence of reshuffled
-    epochs."""
-    orders = {
-        e: np.random.default_rng([seed, e]).permutation(count)
-        for e in {p // count for p in range(first, last)}
-    }
-    return [int(orders[place // count][place % count]) for place in range(first, last)]
+def open_session(training: Training, grader: Grader) -> Session:
+    """What saves, evaluates, logs and stops around the updates."""
+    learner, flags = training.learner, training.learner.flags
+    accelerator = learner.accelerator
+    output, done = open_folder(training)
 
+    def save(update: int) -> None:
+        states = gather_object([random_states()])
+        if accelerator.is_main_process:
+            save_checkpoint(output, update, learner, flags, states)
 
-def load_prompts(
-    flags: Flags, tokenizer, template: str | None
-) -> tuple[list[dict], list[list[int]]]:
-    """The training problems whose prompts are short enough, and their prompts' token ids."""
-    problems = load_problems(flags.dataset_name, "train", *flags.columns)
-    prompts = [encode_prompt(tokenizer, p["problem"], template, flags.num_shots) for p in problems]
-    kept = [i for i, ids in enumerate(prompts) if 0 < len(ids) <= flags.max_prompt_length]
-    if len(kept) < len(prompts):
-        number, limit = len(prompts) - len(kept), flags.max_prompt_length
-        logger.warning(
-            "%d prompts longer than max_prompt_length %d, or empty, were skipped", number, limit
-        )
-    if not kept:
-        raise BadInput(f"--max_prompt_length {flags.max_prompt_length}: every prompt is longer")
-    return [problems[i] for i in kept], [prompts[i] for i in kept]
-
-
-def frozen_copy(model, dtype: torch.dtype):
-    """The model as it is now, in `dtype` and never trained: the reference of the KL term where all
-    weights train."""
-    return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
-
-
-def build(flags: Flags, tokenizer, model, accelerator: Accelerator):
-    """The model with its adapter on the device, the sampler, the optimizer and the schedule, all
-    checked."""
-    try:
-        if flags.use_peft:
-            targets = flags.lora_target_modules
-            lora = LoraConfig(
-                r=flags.lora_r,
-                lora_alpha=flags.lora_alpha,
-                lora_dropout=flags.lora_dropout,
-                target_modules=targets[0] if targets == ["all-linear"] else targets,
-                task_type="CAUSAL_LM",
+    def evaluate(update: int) -> tuple[dict, str]:
+        with whole_weights(learner.model), accelerator.autocast():
+            scores = eval_math.evaluate(
+                learner.model,
+                learner.tokenizer,
+                training.benchmarks,
+                grader,
+                accelerator,
+                flags,
+                output,
             )
-            model = get_peft_model(model, lora)
-        model.to(accelerator.device)
-        if flags.gradient_checkpointing:
-            checkpoint_layers(model)
-        check_model(model)
-        check_sampler(model, tokenizer, trains=True)
-        delimiter = flags.step_delimiter and flags.step_delimiter.replace("\\n", "\n")
-        sampler = TreeSampler(
-            model,
-            tokenizer,
-            flags.branching,
-            flags.depth,
-            flags.step_tokens,
-            flags.temperature,
-            flags.top_p,
-            flags.top_k,
-            flags.max_rows,
-            delimiter,
-        )
-        if FSDP:
-            shard(model)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        # With AdamW's usual eps of 1e-8 a gradient that is rounding noise becomes an update of full
-        # size.
-        optimizer = torch.optim.AdamW(
-            trained, lr=flags.learning_rate, weight_decay=flags.weight_decay, eps=1e-6
-        )
-        scheduler = get_scheduler(
-            flags.lr_scheduler_type, optimizer, flags.warmup_steps, flags.max_steps
-        )
-    except ValueError as error:  # a setting that peft, transformers or the sampler refuses
-        raise BadInput(str(error).splitlines()[0]) from error
-    return model, sampler, optimizer, scheduler
+        return scores, eval_math.format_table(scores)
+
+    return Session(flags, accelerator, output, done, save, evaluate)
+
+
+class Reporter:
+    """Turns what an update gave into its line of metrics."""
+
+    def __init__(self, training: Training, grader: Grader, session: Session) -> None:
+        self.training = training
+        self.grader = grader
+        self.session = session
+        self.watch = Watch()
+
+    def report(
+        self,
+        update: int,
+        batch: Batch,
+        trees: list[Tree],
+        rewards: list[Tensor],
+        advantages: list[Tensor],
+        result: UpdateResult,
+    ) -> None:
+        """Logs an update: means over the trees of all processes, its result, its seconds.
+
+        Args:
+            rewards, advantages: [nodes] of each tree.
+        """
+        tokenizer = self.training.learner.tokenizer
+        parts = zip(trees, rewards, advantages, strict=True)
+        statistics = gather_object([tree_statistics(*part) for part in parts])
+        row = {
+            "update": update,
+            **summarise(statistics),
+            **vars(result),
+            **self.session.seconds,
+            "grader": dict(self.grader.stats),
+        }
+        record = None
+        if self.session.keeps_tree(update):
+            first = batch.problems[0], trees[0], rewards[0], advantages[0]
+            record = tree_record(update, *first, tokenizer)
+        self.session.log(row, record)
+        if self.session.is_main:
+            self.watch.look_at(row)
+        self.session.count_bad_update(update, result.bad_update, trees)
 
 
 def main() -> None:
     flags = read_flags(sys.argv[1:])
-    dtype = device_dtype(flags.bf16, launched_processes().device)
-    # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32,
-    # under autocast.
-    accelerator = Accelerator(
-        mixed_precision="bf16" if dtype == torch.bfloat16 and not flags.use_peft else "no"
-    )
-    check_flags(flags, accelerator.num_processes)
-    set_seed(flags.seed)
-    tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
-    template = template_for(flags.dataset_name, flags.prompt_template)
-    problems, prompts = load_prompts(flags, tokenizer, template)
-    benchmarks = {
-        name: load_problems(name, "test", *flags.columns)
-        for name in flags.benchmarks
-        if flags.eval_steps
-    }
-    reference = (
-        frozen_copy(model, dtype).to(accelerator.device)
-        if flags.beta and not flags.use_peft
-        else None
-    )
-    model, sampler, optimizer, scheduler = build(flags, tokenizer, model, accelerator)
-    try:
-        sampler.check_prompts(prompts)
-    except ValueError as error:
-        length = f"--depth {flags.depth} and --step_tokens {flags.step_tokens}"
-        raise BadInput(
-            f"--model_name_or_path {flags.model_name_or_path} with {length}: {error}"
-        ) from error
-    longest = max(map(len, prompts))
-    if reference is not None:
-        settle_rope(reference, longest + flags.depth * flags.step_tokens)
-    if flags.eval_steps:
-        eval_math.check_benchmarks(model, tokenizer, benchmarks, flags)
-    if accelerator.is_main_process:
-        print(
-            budget.describe(
-                flags, model, longest, accelerator.num_processes, accelerator.device, dtype
-            )
-        )
+    announce_demo(sys.argv[1:])
+    training = set_up(flags)
     if flags.dry_run:
         return
-    output, checkpoint = open_run(
-        flags, f"{Path(flags.model_name_or_path).name}-{short_name(flags.dataset_name)}"
-    )
-    rank = accelerator.process_index
-    done = (
-        load_checkpoint(checkpoint, model, optimizer, scheduler, flags, rank) if checkpoint else 0
-    )
-    metrics_file, trees_file = output / "metrics.jsonl", output / "trees.jsonl"
-    accelerator.wait_for_everyone()  # nobody looks for another run's config.yaml once this one's is written
-    if accelerator.is_main_process:
-        write_config(output, flags)
-        set_aside_later(output, done)
-        cut_back(metrics_file, done)
-        cut_back(trees_file, done)
-    if flags.report_to != "none":
-        accelerator.project_configuration.set_directories(str(output))
-        accelerator.log_with = filter_trackers(flags.report_to, str(output))
-        accelerator.init_trackers(
-            "treerpo", {k: v for k, v in vars(flags).items() if isinstance(v, (int, float, str))}
-        )
-
-    def evaluate(update: int) -> None:
-        """Scores the policy on every benchmark and writes a line of metrics and the completions."""
-        with whole_weights(model), accelerator.autocast():
-            scores = eval_math.evaluate(
-                model, tokenizer, benchmarks, grader, accelerator, flags, output
-            )
-        if accelerator.is_main_process:
-            append_line(metrics_file, {"update": update, "evaluation": scores})
-            bar.write(f"update {update}\n{eval_math.format_table(scores)}")
-
-    share = flags.prompts_per_update // accelerator.num_processes
-    live = replace(flags)  # a copy, in which running out of memory may lower max_pack_tokens
-    quiet = (
-        {} if accelerator.is_main_process else {"disable": True}
-    )  # left out, TQDM_DISABLE decides
-    bar = tqdm(total=flags.max_steps, initial=done, unit="update", **quiet)
-    bad_updates, watch = 0, Watch()
-    with bar, Grader(flags.grader_workers, flags.grader_timeout) as grader, StopSignal() as stop:
-        if flags.eval_steps and (done % flags.eval_steps == 0 or done == flags.max_steps):
-            evaluate(done)
-        for update in range(done + 1, flags.max_steps + 1):
-            seconds: dict[str, float] = {}
-            first = (update - 1) * flags.prompts_per_update + rank * share
-            chosen = prompt_order(len(prompts), first, first + share, flags.seed)
-            seeds = [
-                flags.seed * 2**40 + place for place in range(first, first + share)
-            ]  # whoever samples the tree
-            with whole_weights(model), accelerator.autocast():
-                trees, leaf_rewards = sample_and_grade(  # 1. and 2.
-                    sampler,
-                    [prompts[i] for i in chosen],
-                    seeds,
-                    [problems[i]["answer"] for i in chosen],
-                    grader,
-                    lambda ids: completion_text(tokenizer, ids, template, flags.num_shots),
-                    seconds,
-                    flags.grade_noise,
-                )
-            rewards, advantages = credit(trees, leaf_rewards, flags)  # 3.
-            with timed(seconds, "update"):  # 4.
-                learning_rate = scheduler.get_last_lr()[0]
-                updated = update_policy(
-                    model, optimizer, trees, advantages, live, accelerator, reference, update
-                )
-                scheduler.step()
-
-            grown = gather_object(
-                [tree_statistics(*one) for one in zip(trees, rewards, advantages)]
-            )
-            row = {
-                "update": update,
-                **summarise(grown),
-                **updated,
-                "learning_rate": learning_rate,
-                **seconds,
-            }
-            logged = flags.logging_steps and update % flags.logging_steps == 0
-            if logged:
-                accelerator.log(
-                    {name: value for name, value in row.items() if value is not None}, step=update
-                )
-            if accelerator.is_main_process:
-                append_line(metrics_file, {**row, "grader": dict(grader.stats)})
-                if logged:
-                    kept = tree_record(
-                        update, problems[chosen[0]], trees[0], rewards[0], advantages[0], tokenizer
-                    )
-                    append_line(trees_file, kept)
-                watch.look_at(row)
-                bar.set_postfix(
-                    reward=f"{row['reward']:.3f}",
-                    kept=f"{row['kept_groups_share']:.2f}",
-                    length=f"{row['completion_length']:.0f}",
-                )
-            bar.update()
-            bad_updates = bad_updates + 1 if "bad_update" in row else 0
-            if bad_updates:  # kept for inspection
-                torch.save(
-                    [vars(tree) for tree in trees], output / f"bad_update-{update}-{rank}.pt"
-                )
-                logger.warning(
-                    "update %d skipped: its gradient is not finite; its trees are in %s",
-                    update,
-                    output,
-                )
-            if bad_updates == flags.max_bad_updates:
-                raise BadInput(
-                    f"--max_bad_updates: {bad_updates} gradients in a row were not finite; look at {output}/"
-                    f"bad_update-*.pt, or go on from a checkpoint with a lower --learning_rate"
-                )
-            last = update == flags.max_steps
-            stopping = bool(
-                accelerator.reduce(
-                    torch.tensor(float(stop.asked), device=accelerator.device), "sum"
-                )
-            )
-            if stopping or (
-                flags.save_steps and (update % flags.save_steps == 0 or last)
-            ):  # before evaluating
-                states = gather_object([random_states()])
-                if accelerator.is_main_process:
-                    save_checkpoint(
-                        output, update, model, tokenizer, optimizer, scheduler, flags, states
-                    )
-            if stopping:
-                accelerator.wait_for_everyone()  # a launcher ends the others as soon as one leaves
-                stop.leave(
-                    f"update {update} is saved; go on by the same command with --output_dir {output} "
-                    "--resume_from_checkpoint"
-                )
-            if flags.eval_steps and (update % flags.eval_steps == 0 or last):
-                evaluate(update)
-    accelerator.end_training()
-    if accelerator.is_main_process:
-        result = output / ("adapter" if flags.use_peft else "model")
-        partial = result.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        if not flags.use_peft:  # an adapter is used with its base's
-            tokenizer.save_pretrained(partial)
-        shutil.rmtree(result, ignore_errors=True)
-        partial.rename(result)  # whole or not at all: its name says that the run is finished
-        print_summary(output, flags, grader)
+    learner, model = training.learner, training.learner.model
+    with (
+        Grader(flags.grader_workers, flags.grader_timeout) as grader,
+        open_session(training, grader) as session,
+    ):
+        reporter = Reporter(training, grader, session)
+        for update in session.updates():
+            batch = training.prompts.batch(update, learner.accelerator)
+            with session.timed("sample"), whole_weights(model), learner.accelerator.autocast():
+                trees, grades = sample(training.sampler, batch, grader, training.to_text)
+            with session.timed("grade"):
+                leaf_rewards = score(trees, grades, batch.seeds, flags.grade_noise)
+            rewards, advantages = credit(trees, leaf_rewards, flags)
+            with session.timed("update"):
+                result = update_policy(learner, trees, advantages, update)
+            reporter.report(update, batch, trees, rewards, advantages, result)
+    if learner.accelerator.is_main_process:
+        save_result(session.output, learner)
+        print_summary(session.output, flags, grader)
 
 
-def compare_evaluations(evaluations: list[dict]) -> None:
-    """Prints for each benchmark its first and its last evaluation, and the gains in the scores that
-    both of them have: a resumed run may have evaluated on other benchmarks, or with other samples,
-    from some update on."""
-    for name in dict.fromkeys(name for row in evaluations for name in row["evaluation"]):
-        rows = [row for row in evaluations if name in row["evaluation"]]
-        (first, before), (last, after) = (
-            (row["update"], row["evaluation"][name]) for row in (rows[0], rows[-1])
-        )
-        if first == last:
-            print(f"\nAt update {last} (there is no other evaluation on it to compare with):")
-            print(eval_math.format_table({name: after}))
-            continue
-        print(
-            f"\nBefore and after {last} updates:"
-            if first == 0
-            else f"\nAt update {first} and at update {last}:"
-        )
-        print(eval_math.format_table({f"{name} before": before, f"{name} after": after}))
-        if before["n"] != after["n"]:
-            print(f"these are not the same problems: {before['n']} before and {after['n']} after")
-        shared = [key for key, value in before.items() if isinstance(value, dict) and key in after]
-        gains = [f"{key} {100 * (after[key]['mean'] - before[key]['mean']):+.1f}" for key in shared]
-        print("gain in points: " + ", ".join(gains))
+def announce_demo(argv: list[str]) -> None:
+    """Says which recipe a command line without one has, since its flags are not the defaults."""
+    recipe, _ = recipe_of(argv, DEMO)
+    named = any(word.startswith("--config") for word in argv)
+    if recipe and not named and launched_processes().is_main_process:
+        print(f"flags from {DEMO}; --config or --model_name_or_path choose others")
+
+
+def save_result(output: Path, learner: Learner) -> None:
+    """Writes adapter/, or model/ where all weights were trained.
+
+    Whole or not at all: its name says that the run is finished.
+    """
+    result = output / ("adapter" if learner.flags.use_peft else "model")
+    partial = result.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    learner.model.save_pretrained(partial)
+    if not learner.flags.use_peft:  # an adapter is used with its base's tokenizer
+        learner.tokenizer.save_pretrained(partial)
+    shutil.rmtree(result, ignore_errors=True)
+    partial.rename(result)
 
 
 def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
     """What was gained, where everything lies and what to run next."""
-    curve, viewer = plot_results.plot_run(output), plot_results.write_trees(output / "trees.jsonl")
-    compare_evaluations(
-        [row for row in read_lines(output / "metrics.jsonl") if "evaluation" in row]
-    )
+    curve = plot_results.plot_run(output)
+    viewer = plot_results.write_trees(output / "trees.jsonl")
+    rows = read_lines(output / "metrics.jsonl")
+    compare_evaluations([row for row in rows if "evaluation" in row])
+    contents = ", ".join(sorted(path.name for path in output.iterdir()))
     print(f"\ngrading: {dict(grader.stats)}")
-    print(f"{output}/ holds: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    base = f" --model_name_or_path {flags.model_name_or_path}" * (
-        flags.model_name_or_path != Flags.model_name_or_path
-    )
-    trained = (
-        f"{base} --adapter {output}/adapter"
-        if flags.use_peft
-        else f" --model_name_or_path {output}/model"
-    )
-    print(f"look at {curve} and {viewer}\nnext: python eval_math.py{trained} --num_samples 8")
+    print(f"{output}/ holds: {contents}")
+    print(f"look at {curve} and {viewer}")
+    print(f"next: python eval_math.py {model_words(output, flags)} --num_samples 8")
+
+
+def model_words(output: Path, flags: Flags) -> str:
+    """The words by which eval_math.py finds what was trained."""
+    if not flags.use_peft:
+        return f"--model_name_or_path {output}/model"
+    adapter = f"--adapter {output}/adapter"
+    if flags.model_name_or_path == Flags.model_name_or_path:
+        return adapter
+    return f"--model_name_or_path {flags.model_name_or_path} {adapter}"
+
+
+def compare_evaluations(evaluations: list[dict]) -> None:
+    """Prints the first and the last evaluation on each benchmark, and the gains.
+
+    Gains are in the scores that both of them have: a resumed run may have evaluated on other
+    benchmarks, or with other samples, from some update on.
+    """
+    names = dict.fromkeys(name for row in evaluations for name in row["evaluation"])
+    for name in names:
+        rows = [row for row in evaluations if name in row["evaluation"]]
+        first_update, before = rows[0]["update"], rows[0]["evaluation"][name]
+        last_update, after = rows[-1]["update"], rows[-1]["evaluation"][name]
+        if first_update == last_update:
+            print(
+                f"\nAt update {last_update} (there is no other evaluation on it to compare with):"
+            )
+            print(eval_math.format_table({name: after}))
+            continue
+        if first_update == 0:
+            print(f"\nBefore and after {last_update} updates:")
+        else:
+            print(f"\nAt update {first_update} and at update {last_update}:")
+        print(eval_math.format_table({f"{name} before": before, f"{name} after": after}))
+        if before["n"] != after["n"]:
+            print(f"these are not the same problems: {before['n']} before and {after['n']} after")
+        gains = []
+        for key, value in before.items():
+            if isinstance(value, dict) and key in after:
+                gain = 100 * (after[key]["mean"] - value["mean"])
+                gains.append(f"{key} {gain:+.1f}")
+        print("gain in points: " + ", ".join(gains))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -15,7 +15,7 @@ from tqdm import trange
 from data.arithmetic import PROMPT_TEMPLATE
 from data.problems import completion_text, encode_prompt, load_problems
 from reward import Grader
-from train_treerpo import sample_and_grade
+from train_treerpo import Batch, sample, score
 from tree_sampler import TreeSampler
 
 args = arguments(
@@ -32,15 +32,13 @@ right: list[float] = []  # completions of each problem
 with Grader() as grader:
     for start in trange(0, len(problems), 200, desc="sample"):
         rows = problems[start : start + 200]
-        _, rewards = sample_and_grade(
-            sampler,
-            [encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in rows],
-            list(range(start, start + len(rows))),
-            [row["answer"] for row in rows],
-            grader,
-            lambda ids: completion_text(tokenizer, ids),
-            {},
+        batch = Batch(
+            problems=rows,
+            prompts=[encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in rows],
+            seeds=list(range(start, start + len(rows))),
         )
+        trees, grades = sample(sampler, batch, grader, lambda ids: completion_text(tokenizer, ids))
+        rewards = score(trees, grades, batch.seeds)
         right += [values.nansum().item() for values in rewards]
 kept = [row for row, count in zip(problems, right) if count <= args.most_right]
 print(

@@ -13,14 +13,16 @@ import tempfile
 import time
 
 import torch
+from accelerate import Accelerator
 from common import arguments, device, load, report
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, get_scheduler
 from trl import GRPOConfig, GRPOTrainer
 
 import train_treerpo
 from tree_sampler import TreeSampler
+from update import Learner, update_policy
 
 args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, batch=64)
 leaves, longest = args.branching**args.depth, args.depth * args.step_tokens
@@ -37,21 +39,23 @@ def ours() -> list[float]:
         step_tokens=args.step_tokens,
         prompts_per_update=1,
     )
-    accelerator = train_treerpo.Accelerator()
     sampler = TreeSampler(
         model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=leaves
     )
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+    scheduler = get_scheduler("constant", optimizer)
+    learner = Learner(model, tokenizer, optimizer, scheduler, Accelerator(), flags)
     seconds = []
     for turn in range(args.repeats + 1):
         start = time.perf_counter()
         trees = sampler.sample([tokenizer.encode(text)], [turn])
         rewards = [torch.randint(0, 2, (len(tree.parent),)).float() for tree in trees]
         _, advantages = train_treerpo.credit(trees, rewards, flags)
-        done = train_treerpo.update_policy(model, optimizer, trees, advantages, flags, accelerator)
+        result = update_policy(learner, trees, advantages)
         seconds.append(time.perf_counter() - start)
         print(
-            f"  tree update {turn}: {seconds[-1]:.2f} s, {done['trained_tokens']} trained tokens",
+            f"  tree update {turn}: {seconds[-1]:.2f} s, {result.trained_tokens} trained tokens",
             flush=True,
         )
     return seconds[1:]

@@ -1,5 +1,7 @@
-"""Bad input becomes one line on stderr and exit code 2. Light: it imports neither torch nor
-models."""
+"""Bad input becomes one line on stderr and exit code 2.
+
+Light: it imports neither torch nor models.
+"""
 
 import errno
 import io
@@ -12,15 +14,21 @@ from typing import NoReturn
 
 from transformers.utils import logging as transformers_logging
 
+# A full disk, a full quota, a read-only disk, a folder without permission to write.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
 
 class BadInput(Exception):
-    """The user's input can't be used. The scripts print its message as one line and exit with code
-    2."""
+    """The user's input can't be used.
+
+    The scripts print its message as one line and exit with code 2.
+    """
 
 
 def first_line(error: Exception) -> str:
     """What an error says, short enough for the one line that bad input gets."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def refuse(message: str) -> NoReturn:
@@ -28,41 +36,50 @@ def refuse(message: str) -> NoReturn:
     raise BadInput(message)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C exit code
-    130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # its encoding may lack ± or a character of a model's text
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
-    warnings.filterwarnings(
-        "ignore", message="Detected call of"
-    )  # the schedule goes on over an update that is skipped
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it would warn at every fork
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script's main: bad input becomes one line on stderr and exit code 2, Ctrl-C 130."""
+    _settle_output()
     try:
         main()
     except BadInput as error:
         _fail(str(error))
-    except OSError as error:  # a full disk, a folder that can't be written
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}; what was written is kept")
     except KeyboardInterrupt:
         sys.exit(130)
     except RuntimeError as error:
-        torch = sys.modules.get(
-            "torch"
-        )  # not imported for this: without it nothing can run out of a GPU's memory
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if not _is_out_of_memory(error):
             raise
         _fail(str(error))
+
+
+def _settle_output() -> None:
+    """Escapes what a terminal can't show, and keeps libraries from talking about each other."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Its encoding may lack ± or a character of a model's text.
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # The schedule moves on over an update that is skipped.
+    warnings.filterwarnings("ignore", message="Detected call of")
+    # Tokenizers would warn at every fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out. torch is not imported for this: without it, none can."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+run = run_script

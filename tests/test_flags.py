@@ -1,27 +1,28 @@
 """Flags from the command line and YAML: what is taken as it stands, and what gets one line."""
 
+import dataclasses
 import importlib.util
+import re
 import subprocess
 import sys
 from typing import get_args, get_type_hints
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, TINY_BASE
 from test_scripts import refused, words
 
 import eval_math
 import train_treerpo
 from advantage import ESTIMATORS, SCALES, default_scale
 from policy import LOSS_TYPES
-from run.flags import parse_flags
+from run.trl import TRL_NAMES, trl_advice
 
 
-def parsed(*argv: str, check: bool = True) -> train_treerpo.Flags:
-    flags = parse_flags(train_treerpo.Flags, list(argv), "", None, train_treerpo.RETIRED_VALUES)
-    if check:
-        train_treerpo.check_flags(flags, 1)
-    return flags
+def parsed(*argv: str) -> train_treerpo.Flags:
+    """The flags of a command line; without a recipe, the defaults and not the demo's."""
+    recipe = [] if "--config" in argv else ["--model_name_or_path", str(TINY_BASE)]
+    return train_treerpo.read_flags([*recipe, *argv])
 
 
 def recipe(folder, text: str, name: str = "mine.yaml") -> list[str]:
@@ -269,3 +270,68 @@ def test_flags_are_answered_before_torch_is_imported(script, argv):
 def test_every_recipe_is_valid():
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         parsed("--config", str(path))
+
+
+# --- Coming from TRL ---
+
+
+def test_every_flag_of_trl_is_known_or_has_advice():
+    """Each flag of its GRPO script has the same name here, or a line that says what to write."""
+    trl = pytest.importorskip("trl")
+    own = {field.name for field in dataclasses.fields(train_treerpo.Flags)}
+    configs = (trl.GRPOConfig, trl.ModelConfig, trl.ScriptArguments)
+    names = {field.name for config in configs for field in dataclasses.fields(config)}
+    assert len(names) > 200
+    assert not [name for name in names - own if trl_advice(name) is None]
+    assert not own & TRL_NAMES.keys()
+
+
+def test_what_trl_advice_names_is_there():
+    """A flag that the advice tells to write is one of this script."""
+    own = {field.name for field in dataclasses.fields(train_treerpo.Flags)}
+    elsewhere = {"config_file"}  # of accelerate launch
+    for name, advice in TRL_NAMES.items():
+        named = set(re.findall(r"--(\w+)", advice))
+        assert named <= own | elsewhere, name
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (
+            ["--num_generations", "8"],
+            "unknown flag --num_generations: write --branching N --depth 1",
+        ),
+        (["--num-generations=8"], "unknown flag --num-generations: write --branching N"),
+        (["--use_vllm", "true"], "leave it out: paths are sampled by generate"),
+        (["--vllm_mode", "server"], "TRL has it, and there is no counterpart here"),
+        (["--prompts_per_step", "8"], "it is called --prompts_per_update now"),
+        (["--scale_rewards", "true"], "--scale_rewards: write group"),
+    ],
+)
+def test_flags_of_trl_get_advice(argv, says, tmp_path, capsys):
+    assert says in refused(train_treerpo.main, [*words(tmp_path / "run"), *argv], capsys)
+
+
+def test_keys_of_trl_in_a_recipe_get_advice(tmp_path, capsys):
+    argv = recipe(tmp_path, "num_generations: 8")
+    assert "unknown key num_generations: write --branching" in refused(
+        train_treerpo.main, argv, capsys
+    )
+
+
+def test_the_demo_is_announced(monkeypatch, capsys):
+    """A command line without a recipe has the demo's flags, which are not the defaults."""
+    assert train_treerpo.read_flags([]) == train_treerpo.read_flags(
+        ["--config", str(ROOT / train_treerpo.DEMO)]
+    )
+    train_treerpo.announce_demo(["--max_steps", "3"])
+    assert "flags from recipes/demo.yaml" in capsys.readouterr().out
+    train_treerpo.announce_demo(["--config", "recipes/demo.yaml"])
+    train_treerpo.announce_demo(["--model_name_or_path", "somewhere"])
+    assert not capsys.readouterr().out
+
+
+def test_nothing_writes_into_flags():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed().depth = 4

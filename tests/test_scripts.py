@@ -19,11 +19,13 @@ from transformers import get_scheduler
 
 import eval_math
 import train_treerpo
+import update
 from packing import pack, split_trees
 from policy import token_logprobs
-from run.errors import BadInput, run
+from run.errors import BadInput, run_script
 from run.flags import parse_flags
 from tree_sampler import TreeSampler
+from update import Learner
 
 SMALL = {
     "branching": 2,
@@ -129,7 +131,8 @@ def test_a_run_leaves_what_it_promises(finished):
         "grader",
     ):
         assert key in row, key
-    assert max(r.get("logprob_difference_max", 0) for r in rows) < 1e-4
+    differences = [row.get("logprob_difference_max") for row in rows]
+    assert max(filter(None, differences)) < 1e-4
     assert sorted(p.name for p in (output / "checkpoints").iterdir()) == [
         "step-000002",
         "step-000004",
@@ -650,9 +653,8 @@ def test_variants_run_and_learn_something(changes, tmp_path):
         tmp_path,
         **{"branching": 4, "prompts_per_update": 8, **changes, "max_steps": 2, "save_steps": 0},
     )
-    learned = [
-        r for r in rows if "grad_norm" in r
-    ]  # an update whose groups were all pruned has none
+    # An update whose groups were all pruned has no gradient.
+    learned = [row for row in rows if row["grad_norm"] is not None]
     assert len(rows) == 2 and learned and all(r["grad_norm"] > 0 for r in learned)
     assert all((r["kl"] is not None) == ("beta" in changes) for r in learned)
     if "step_delimiter" in changes:
@@ -688,6 +690,14 @@ def small_flags(**changes):
     return train_treerpo.Flags(**shape, prompts_per_update=5, scale_rewards="variance", **changes)
 
 
+def small_learner(model, tokenizer, flags, rate=0.1):
+    """A learner whose steps are those of plain gradient descent."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=rate)
+    scheduler = get_scheduler("constant", optimizer)
+    return Learner(model, tokenizer, optimizer, scheduler, train_treerpo.Accelerator(), flags)
+
+
 def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
     """Each on the trees of its part, with its own count of tokens; ratios to the policy that
     sampled the trees."""
@@ -698,13 +708,10 @@ def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
     def optimizer_of(model):
         return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
 
-    optimizer = optimizer_of(small_model)
-    accelerator = train_treerpo.Accelerator()
-    row = train_treerpo.update_policy(
-        small_model, optimizer, trees, advantages, flags, accelerator, update=7
-    )
+    learner = small_learner(small_model, tokenizer, flags, rate=0.5)
+    result = update.update_policy(learner, trees, advantages, update=7)
 
-    counts = [train_treerpo.trained_counts(*one)[0] for one in zip(trees, advantages)]
+    counts = [update.trained_counts(*pair)[0] for pair in zip(trees, advantages)]
     parts = split_trees(counts, 2, [flags.seed, 7])
     assert all(len(part) >= 2 for part in parts)
     optimizer, norms, by_hand = optimizer_of(by_hand), [], by_hand.train()
@@ -730,17 +737,34 @@ def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
     assert len(moved) > 10
     for name in found:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
-    assert row["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-4)
+    assert result.grad_norm == pytest.approx(sum(norms) / 2, rel=1e-4)
+
+
+def test_every_result_has_the_same_keys(small_model, tokenizer):
+    """Also that of an update without signal, and of one whose gradient is not finite."""
+    flags = small_flags(beta=0.1, entropy_coef=0.1)
+    trees, advantages = sampled_batch(small_model, tokenizer, flags)
+    learner = small_learner(small_model, tokenizer, flags)
+    whole = update.update_policy(learner, trees, advantages)
+    assert all(value is not None for value in vars(whole).values()) and not whole.bad_update
+    nothing = update.update_policy(learner, trees, [0 * values for values in advantages])
+    assert nothing == update.UpdateResult(trained_tokens=0, learning_rate=0.1)
+    before = copy.deepcopy(small_model.state_dict())
+    bad = update.update_policy(learner, trees, [math.inf * values for values in advantages])
+    assert bad.bad_update and bad.loss is None and bad.trained_tokens > 0
+    assert all(
+        torch.equal(before[name], value) for name, value in learner.model.state_dict().items()
+    )
+    assert vars(whole).keys() == vars(nothing).keys() == vars(bad).keys()
 
 
 def test_passes_multiply_minibatches(small_model, tokenizer, monkeypatch):
     flags = small_flags(num_minibatches=2, num_iterations=3)
     trees, advantages = sampled_batch(small_model, tokenizer, flags)
-    optimizer, steps = torch.optim.SGD(small_model.parameters(), lr=0.1), []
-    monkeypatch.setattr(optimizer, "step", lambda: steps.append(1))
-    train_treerpo.update_policy(
-        small_model, optimizer, trees, advantages, flags, train_treerpo.Accelerator()
-    )
+    learner = small_learner(small_model, tokenizer, flags)
+    steps = []
+    monkeypatch.setattr(learner.optimizer, "step", lambda: steps.append(1))
+    update.update_policy(learner, trees, advantages)
     assert len(steps) == 6
 
 
@@ -765,7 +789,7 @@ def test_the_frozen_copy_is_the_initial_policy(small_model, tiny_base, tokenizer
         assert (token_logprobs(model, p) - token_logprobs(reference, p)).abs().max() > 0.1
 
 
-def test_grade_noise_turns_grades_round(tmp_path):
+def test_grade_noise_flips_grades(tmp_path):
     right, wrong = (
         train(tmp_path / str(noise), max_steps=1, save_steps=0, grade_noise=noise)[0][
             "leaf_pass_rate"
@@ -781,7 +805,7 @@ def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monke
     )
     changes |= dict(entropy_coef=0.0)
     expected = train(tmp_path / "roomy", **changes)
-    logprobs = train_treerpo.token_logprobs
+    logprobs = update.token_logprobs
 
     def tight(model, pack, *sampling):
         found = logprobs(model, pack, *sampling)
@@ -789,10 +813,10 @@ def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monke
             raise torch.OutOfMemoryError("out of memory")
         return found
 
-    monkeypatch.setattr(train_treerpo, "token_logprobs", tight)
+    monkeypatch.setattr(update, "token_logprobs", tight)
     monkeypatch.setattr("policy.token_logprobs", logprobs)
     rows = train(tmp_path / "tight", **changes, max_pack_tokens=400)
-    assert "going on with --max_pack_tokens 100" in caplog.text
+    assert "continuing with --max_pack_tokens 100" in caplog.text
     for a, b in zip(expected, rows, strict=True):
         for key in ("reward", "loss", "grad_norm", "kl", "trained_tokens"):
             assert a.get(key) == pytest.approx(b.get(key), abs=1e-4), key
@@ -805,7 +829,7 @@ def test_out_of_memory_with_a_single_path_says_what_to_lower(tmp_path, monkeypat
     def full(*args):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(train_treerpo, "token_logprobs", full)
+    monkeypatch.setattr(update, "token_logprobs", full)
     argv = words(tmp_path, branching=4, max_steps=3, learning_rate=1e-3, entropy_coef=0.0)
     assert "error: out of memory: a path of" in refused(train_treerpo.main, argv, capsys)
 
@@ -838,7 +862,7 @@ def refused(main, argv, capsys):
     sys.argv = ["script", *map(str, argv)]
     with fault("bad input of any kind: one clear line, exit code 2"):
         with pytest.raises(SystemExit) as stop:
-            run(main)
+            run_script(main)
         assert stop.value.code == 2
         lines = capsys.readouterr().err.strip().splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
@@ -908,7 +932,7 @@ def test_a_launch_by_deepspeed_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_fsdp_needs_an_adapter(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_treerpo, "FSDP", True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch sets it
     argv = words(tmp_path / "run", use_peft="false")
     assert "--use_peft false: FSDP" in refused(train_treerpo.main, argv, capsys)
 
@@ -925,9 +949,7 @@ def test_recipes_extend_and_the_command_line_wins(tmp_path):
         False,
     )
     for recipe in (ROOT / "recipes").glob("*.yaml"):
-        train_treerpo.check_flags(
-            parse_flags(train_treerpo.Flags, ["--config", str(recipe)], ""), 8
-        )
+        train_treerpo.check_processes(train_treerpo.read_flags(["--config", str(recipe)]), 8)
 
 
 def test_bad_yaml(tmp_path, capsys):
@@ -1009,7 +1031,7 @@ def test_bad_plots(tmp_path, capsys):
 
 def test_processes_must_divide_the_prompts():
     with pytest.raises(BadInput, match="multiple of the 3 processes"):
-        train_treerpo.check_flags(train_treerpo.Flags(), 3)
+        train_treerpo.check_processes(train_treerpo.Flags(), 3)
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real problem sets are not here")
