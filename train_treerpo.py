@@ -461,8 +461,10 @@ def make_learner(
     Raises:
         BadInput: a setting that peft or transformers refuses, or a model that can't be trained.
     """
+    # The initial policy, for the KL term. Under an adapter it is the model without it.
     keeps_reference = flags.beta and not flags.use_peft
     reference = frozen_copy(model, dtype).to(accelerator.device) if keeps_reference else None
+    # What is trained: an adapter, or all weights.
     if flags.use_peft:
         targets = flags.lora_target_modules
         lora = LoraConfig(
@@ -476,12 +478,14 @@ def make_learner(
     model.to(accelerator.device)
     if flags.gradient_checkpointing:
         checkpoint_layers(model)
+    # Packed trees and sampled steps must agree with plain forward passes.
     check_model(model)
     check_sampler(model, tokenizer, trains=True)
     if launched_with_fsdp():
         shard(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
     # With AdamW's usual eps of 1e-8 a gradient that is rounding noise becomes a full-size update.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=flags.learning_rate, weight_decay=flags.weight_decay, eps=1e-6
     )
@@ -529,14 +533,15 @@ def set_up(flags: Flags) -> Training:
     Raises:
         BadInput: whatever can't be used, by the flag that names it.
     """
+    # Processes and their dtype. An adapter stays in float32 beside a bfloat16 base; where all
+    # weights train they are float32, under autocast.
     dtype = device_dtype(flags.bf16, launched_processes().device)
-    # An adapter stays in float32 beside a bfloat16 base; where all weights train they are float32,
-    # under autocast.
     autocasts = dtype == torch.bfloat16 and not flags.use_peft
     accelerator = Accelerator(mixed_precision="bf16" if autocasts else "no")
     check_processes(flags, accelerator.num_processes)
     set_seed(flags.seed)
 
+    # Weights, then the problems to train and to evaluate on.
     tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
     template = template_for(flags.dataset_name, flags.prompt_template)
     prompts = load_prompts(flags, tokenizer, template)
@@ -545,6 +550,7 @@ def set_up(flags: Flags) -> Training:
         benchmarks = {
             name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks
         }
+    # What trains and what samples, each checked against the model.
     try:
         learner = make_learner(flags, accelerator, tokenizer, model, dtype)
         sampler = make_sampler(flags, learner.model, tokenizer)
@@ -553,6 +559,7 @@ def set_up(flags: Flags) -> Training:
     check_lengths(sampler, prompts, learner.reference)
     if flags.eval_steps:
         eval_math.check_benchmarks(learner.model, tokenizer, benchmarks, flags)
+    # What it will cost, before anything runs.
     if accelerator.is_main_process:
         processes, device = accelerator.num_processes, accelerator.device
         print(budget.describe(flags, learner.model, prompts.longest, processes, device, dtype))
@@ -586,11 +593,13 @@ def open_folder(training: Training) -> tuple[Path, int]:
     accelerator = learner.accelerator
     model_name = Path(flags.model_name_or_path).name
     output, checkpoint = open_run(flags, f"{model_name}-{short_name(flags.dataset_name)}")
+    # Where a run is resumed, its last checkpoint says how far it came.
     done = 0
     if checkpoint:
         done = load_checkpoint(checkpoint, learner, flags, accelerator.process_index)
     # No process looks for another run's config.yaml once this one's is written.
     accelerator.wait_for_everyone()
+    # Lines and checkpoints of later updates would be made twice.
     if accelerator.is_main_process:
         write_config(output, flags)
         set_aside_later(output, done)
@@ -653,6 +662,7 @@ class Reporter:
             rewards, advantages: [nodes] of each tree.
         """
         tokenizer = self.training.learner.tokenizer
+        # The means are over the trees of all processes.
         parts = zip(trees, rewards, advantages, strict=True)
         statistics = gather_object([tree_statistics(*part) for part in parts])
         row = {
@@ -662,11 +672,13 @@ class Reporter:
             **self.session.seconds,
             "grader": dict(self.grader.stats),
         }
+        # One tree of the update, for the viewer.
         record = None
         if self.session.keeps_tree(update):
             first = batch.problems[0], trees[0], rewards[0], advantages[0]
             record = tree_record(update, *first, tokenizer)
         self.session.log(row, record)
+        # Figures that tell of trouble.
         if self.session.is_main:
             self.watch.look_at(row)
         self.session.count_bad_update(update, result.bad_update, trees)
@@ -686,11 +698,15 @@ def main() -> None:
         reporter = Reporter(training, grader, session)
         for update in session.updates():
             batch = training.prompts.batch(update, learner.accelerator)
+            # 1. Grow one tree per prompt. A tree is graded while others still grow.
             with session.timed("sample"), whole_weights(model), learner.accelerator.autocast():
                 trees, grades = sample(training.sampler, batch, grader, training.to_text)
+            # 2. Wait for the grades that are still missing: 1 or 0 for each leaf.
             with session.timed("grade"):
                 leaf_rewards = score(trees, grades, batch.seeds, flags.grade_noise)
+            # 3. Mean of the children, bottom-up; then each step against its siblings.
             rewards, advantages = credit(trees, leaf_rewards, flags)
+            # 4. Clipped policy-gradient steps on the steps that have an advantage.
             with session.timed("update"):
                 result = update_policy(learner, trees, advantages, update)
             reporter.report(update, batch, trees, rewards, advantages, result)

@@ -34,8 +34,8 @@ class Learner:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     accelerator: Accelerator
     flags: object  # those of train_treerpo.py
-    # The initial policy, frozen, where all weights are trained and beta is set; under an adapter the
-    # initial policy is the model without it.
+    # The initial policy, frozen, where all weights are trained and beta is set. Under an adapter
+    # the initial policy is the model without it.
     reference: torch.nn.Module | None = None
     pack_limit: MemoryLimit = field(init=False)
 
