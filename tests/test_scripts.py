@@ -407,7 +407,7 @@ def test_what_leaves_the_encoding_to_the_locale(source, left):
 
 
 def test_resumed_equals_uninterrupted(finished, tmp_path):
-    """Bit for bit, also where the killed run had gone on past its checkpoint and was cut off inside
+    """Bit for bit, also where the killed run had continued past its checkpoint and was cut off inside
     a line."""
     whole, _ = finished
     rows = train(

@@ -94,7 +94,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, whole, tmp_path):
 
 
 def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
-    """SIGKILL anywhere: start-up, sampling, saving, evaluating. Each attempt goes on from the
+    """SIGKILL anywhere: start-up, sampling, saving, evaluating. Each attempt continues from the
     newest checkpoint."""
     rng, kills, attempt, typical = random.Random(0), 0, 0, whole[1]
     while kills < KILLS:
@@ -148,7 +148,7 @@ def test_ten_updates_of_two_processes(tmp_path):
 
 
 def launch_two(output, **changes):
-    """A run of two processes that goes on until something ends it, once it has made an update."""
+    """A run of two processes that continues until something ends it, once it has made an update."""
     command = list(
         map(
             str,
@@ -179,7 +179,7 @@ def test_a_signal_to_the_launcher_or_to_one_rank_saves(rank, tmp_path):
         (launch if rank is None else ranks_of(launch)[rank]).terminate()
         _, printed = launch.communicate(timeout=60)
         update = read(tmp_path / "metrics.jsonl")[-1]["update"]
-        assert f"update {update} is saved; go on by the same command" in printed
+        assert f"update {update} is saved; continue by the same command" in printed
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [
             f"step-{update:06d}"
         ]
