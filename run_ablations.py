@@ -1,13 +1,19 @@
-"""Runs a grid of arms and seeds and compares them: python run_ablations.py
-recipes/ablations/main.yaml --seeds 5
+"""Trains every arm of a sweep with every seed, and compares the arms.
 
-The YAML names a base recipe (`extends`) and each arm's own flags (`arms`). Every arm's flags are
-checked before the first run. Runs lie in results/ablations/runs by a digest of their flags: arms
-that sweeps share are run once, a finished run (it has adapter/ or model/) is not run again, and a
-killed one resumes from its checkpoint, so that the same command continues a sweep. A failed arm is
-named and does not stop the others. Any other flag, such as --model_name_or_path FOLDER, goes to
-every run. Writes table.md, results.json and curves.png into results/ablations/NAME. docs/runs.md
-says more."""
+    python run_ablations.py recipes/ablations/main.yaml --seeds 5
+
+The sweep is a YAML file: a base recipe (`extends`) and the flags of each arm (`arms`). Any other
+flag on the command line, such as --model_name_or_path FOLDER, goes to every run.
+
+- The flags of all arms are checked before the first run.
+- Runs lie in results/ablations/runs, named by a digest of their flags: a run that several arms or
+  sweeps share is made once.
+- The same command continues a sweep. A finished run (it has adapter/ or model/) is not made again;
+  a killed one resumes from its checkpoint.
+- A failed run is named and does not stop the others.
+
+Writes table.md, results.json and curves.png into results/ablations/NAME. docs/runs.md says more.
+"""
 
 import argparse
 import hashlib
@@ -17,7 +23,9 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -31,8 +39,14 @@ from run.folder import checkpoints, read_lines
 from run.intervals import interval
 
 RUNS = Path("results/ablations/runs")
+CORES = os.cpu_count() or 1
 # Flags that the sweep itself gives to each run.
 OWN_FLAGS = ("config", "extends", "output_dir", "seed", "resume_from_checkpoint", "dry_run")
+
+# A run's evaluations, one point each: `curve` says what is in a point.
+Curve = list[dict]
+# Of each arm the curves of all seeds, in order; None where a run failed.
+Curves = dict[str, list[Curve | None]]
 
 
 # --- What to run ---
@@ -45,84 +59,111 @@ def read_sweep(path: Path) -> tuple[Path, dict[str, dict]]:
         BadInput: it can't be read, or is not a mapping with `extends` and `arms`, or an arm has no
             name or no flags that a sweep can give.
     """
+    sweep = _sweep_yaml(path)
+    base = sweep["extends"]
+    if not isinstance(base, str):
+        raise BadInput(f"{path}: extends {base}: must name a recipe, such as ../sweep.yaml")
+    arms = sweep["arms"]
+    if not isinstance(arms, dict) or not arms:
+        raise BadInput(
+            f"{path}: arms must be names, each with its flags, such as `wide: {{branching: 8}}`"
+        )
+    flags_of: dict[str, dict] = {}
+    for key, flags in arms.items():
+        name = _arm_name(path, key)
+        if name in flags_of:
+            raise BadInput(f"{path}: arm {name}: two arms have this name")
+        flags_of[name] = _arm_flags(f"{path}: arm {name}", flags)
+    return path.parent / base, flags_of
+
+
+def _sweep_yaml(path: Path) -> dict:
+    """The sweep's file as a mapping with the keys `extends` and `arms` and no other."""
     try:
         text = path.read_text(encoding="utf-8")
         if key := repeated_key(yaml.compose(text)):
             raise ValueError(f"{key} stands in it twice; keep one")
         sweep = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise BadInput(
-            f"{path}: not a sweep that can be read ({' '.join(str(error).split())[:300]})"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise BadInput(f"{path}: not a sweep that can be read ({reason})") from error
     if not isinstance(sweep, dict) or not {"extends", "arms"} <= sweep.keys():
         raise BadInput(f"{path}: not a sweep with `extends: RECIPE.yaml` and `arms:`")
-    if unknown := [str(key) for key in sweep if key not in ("extends", "arms")]:
+    unknown = [key for key in sweep if key not in ("extends", "arms")]
+    if unknown:
         raise BadInput(
-            f"{path}: unknown key {unknown[0]}; a sweep has `extends` and `arms`, and flags stand in an arm"
+            f"{path}: unknown key {unknown[0]}; a sweep has `extends` and `arms`, and flags stand "
+            "in an arm"
         )
-    if not isinstance(sweep["extends"], str):
+    return sweep
+
+
+def _arm_name(path: Path, key) -> str:
+    """An arm's name as text. YAML reads some names as numbers, which is fine, and others as truth
+    values or as nothing, which loses their spelling."""
+    name = str(key)
+    if key is None or isinstance(key, bool):
         raise BadInput(
-            f"{path}: extends {sweep['extends']}: must name a recipe, such as ../sweep.yaml"
+            f"{path}: arm {name.lower()}: YAML reads this name as no text; write it in quotes"
         )
-    arms = sweep["arms"]
-    if not isinstance(arms, dict) or not arms:
+    # matplotlib leaves labels that begin with _ out of a legend.
+    if not name.strip() or not name.isprintable() or name.startswith("_"):
         raise BadInput(
-            f"{path}: arms must be names, each with its flags, such as `wide: {{branching: 8}}`"
+            f"{path}: arm {name!r}: a name must be printable text on one line that begins with no _"
         )
-    named = {}
-    for name, flags in arms.items():
-        label = str(name)
-        if name is None or isinstance(name, bool):
+    return name
+
+
+def _arm_flags(where: str, flags) -> dict:
+    """An arm's flags, with underscores in their names.
+
+    Args:
+        where: the sweep and the arm, for the message.
+    """
+    if flags is None:
+        return {}
+    if not isinstance(flags, dict) or not all(isinstance(key, str) for key in flags):
+        raise BadInput(f"{where}: must hold flags and values, such as {{branching: 8}}, or nothing")
+    flags = {key.replace("-", "_"): value for key, value in flags.items()}
+    for key, value in flags.items():
+        if value is None:
             raise BadInput(
-                f"{path}: arm {label.lower()}: YAML reads this name as no text; write it in quotes"
+                f"{where}: {key} has no value; null can stand in a recipe, not in an arm"
             )
-        if not label.strip() or not label.isprintable() or label.startswith("_"):
-            raise BadInput(
-                f"{path}: arm {label!r}: a name must be printable text on one line that begins with no _"
-            )
-        if label in named:
-            raise BadInput(f"{path}: arm {label}: two arms have this name")
-        flags = {} if flags is None else flags
-        if not isinstance(flags, dict) or not all(isinstance(key, str) for key in flags):
-            raise BadInput(
-                f"{path}: arm {label}: must hold flags and values, such as {{branching: 8}}, or nothing"
-            )
-        named[label] = {key.replace("-", "_"): value for key, value in flags.items()}
-        if empty := [key for key, value in named[label].items() if value is None]:
-            raise BadInput(
-                f"{path}: arm {label}: {empty[0]} has no value; null can stand in a recipe, not in an arm"
-            )
-        if own := [key for key in OWN_FLAGS if key in named[label]]:
-            raise BadInput(
-                f"{path}: arm {label}: {own[0]} is set by the sweep for every run; leave it out"
-            )
-    return path.parent / sweep["extends"], named
+        if key in OWN_FLAGS:
+            raise BadInput(f"{where}: {key} is set by the sweep for every run; leave it out")
+    return flags
 
 
 def shared_flags(words: list[str]) -> dict:
     """The flags for every run: `--flag value`, `--flag=value`, or `--flag value value`.
 
+    >>> shared_flags(["--lora-r", "4", "--branching", "4", "2"])
+    {'lora_r': '4', 'branching': ['4', '2']}
+
     Raises:
         BadInput: a value without a flag, a flag without a value, or one that the sweep itself
             gives.
     """
-    shared: dict[str, list[str]] = {}
+    values_of: dict[str, list[str]] = {}
+    name = ""
     for word in words:
         if word.startswith("--"):
             name, equals, value = word.removeprefix("--").partition("=")
-            shared[name := name.replace("-", "_")] = [value] if equals else []
-        elif shared:
-            shared[name].append(word)
+            name = name.replace("-", "_")
+            values_of[name] = [value] if equals else []
+        elif name:
+            values_of[name].append(word)
         else:
             raise BadInput(f"{word}: flags for every run are written --flag value")
-    for name, values in shared.items():
+    for name, values in values_of.items():
         if not values:
             raise BadInput(f"--{name}: flags for every run are written --flag value")
         if name in OWN_FLAGS:
             raise BadInput(
                 f"--{name}: is set by the sweep for every run; leave it out (--seeds says how many)"
             )
-    return {name: values[0] if len(values) == 1 else values for name, values in shared.items()}
+    return {name: values[0] if len(values) == 1 else values for name, values in values_of.items()}
 
 
 def check_arms(sweep: Path, base: Path, arms: dict[str, dict]) -> None:
@@ -136,45 +177,49 @@ def check_arms(sweep: Path, base: Path, arms: dict[str, dict]) -> None:
     try:
         yaml_settings(str(base))
     except BadInput as error:
-        raise BadInput(
-            f"{sweep}: extends {base}: {str(error).removeprefix(f'--config {base}: ')}"
-        ) from error
-    alike = {}
+        reason = str(error).removeprefix(f"--config {base}: ")
+        raise BadInput(f"{sweep}: extends {base}: {reason}") from error
+
+    # What must be the same in every arm, as the first arm has it.
+    first_arm = next(iter(arms))
+    first_values: dict = {}
     for arm, own in arms.items():
-        words = flag_words({"config": base, **own, "seed": 0, "output_dir": RUNS})
         try:
-            flags = train_treerpo.read_flags(words)
-            if flags.dry_run or flags.resume_from_checkpoint:
-                raise BadInput(
-                    "dry_run and resume_from_checkpoint have no place in a sweep's recipe"
-                )
-            if not flags.eval_steps or not flags.benchmarks:
-                raise BadInput(
-                    "a sweep compares evaluations, and eval_steps is 0 or benchmarks is empty: set "
-                    "eval_steps, for example to 10"
-                )
+            flags = _checked_flags(base, own)
         except BadInput as error:
             raise BadInput(f"{sweep}: arm {arm}: {error}") from error
-        alike[arm] = {
-            "the first of benchmarks": flags.benchmarks[0],
-            "num_samples": flags.num_samples,
-        }
-    first, wanted = next(iter(alike.items()))
-    for arm, found in alike.items():
-        for name, value in found.items():
-            if value != wanted[name]:
+        values = {"the first of benchmarks": flags.benchmarks[0], "num_samples": flags.num_samples}
+        first_values = first_values or values
+        for name, value in values.items():
+            if value != first_values[name]:
                 raise BadInput(
-                    f"{sweep}: arm {arm}: {name} is {value}, but {wanted[name]} in arm {first}: their "
-                    "scores can't be compared"
+                    f"{sweep}: arm {arm}: {name} is {value}, but {first_values[name]} in arm "
+                    f"{first_arm}: their scores can't be compared"
                 )
+
+
+def _checked_flags(base: Path, own: dict) -> train_treerpo.Flags:
+    """The flags of an arm's run, checked as the trainer checks them and as a sweep must."""
+    words = flag_words({"config": base, **own, "seed": 0, "output_dir": RUNS})
+    flags = train_treerpo.read_flags(words)
+    if flags.dry_run or flags.resume_from_checkpoint:
+        raise BadInput("dry_run and resume_from_checkpoint have no place in a sweep's recipe")
+    if not flags.eval_steps or not flags.benchmarks:
+        raise BadInput(
+            "a sweep compares evaluations, and eval_steps is 0 or benchmarks is empty: set "
+            "eval_steps, for example to 10"
+        )
+    return flags
 
 
 # --- Running ---
 
 
 def run_folder(base: Path, flags: dict) -> Path:
+    """The folder of one run, named by a digest of all its flags, those of the recipe included."""
     settings = json.dumps({**yaml_settings(str(base)), **flags}, sort_keys=True, default=str)
-    return RUNS / f"{hashlib.sha256(settings.encode()).hexdigest()[:10]}-seed{flags['seed']}"
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:10]
+    return RUNS / f"{digest}-seed{flags['seed']}"
 
 
 def is_finished(folder: Path) -> bool:
@@ -184,55 +229,61 @@ def is_finished(folder: Path) -> bool:
 
 
 def run_arm(base: Path, flags: dict, threads: int) -> str | None:
-    """Trains one arm and seed in its own process; returns why it failed, or None."""
+    """Trains one arm with one seed in its own process; returns why it failed, or None."""
     folder = run_folder(base, flags)
     if is_finished(folder):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume_from_checkpoint"] if checkpoints(folder) else []
-    if not resume:
-        (folder / "config.yaml").unlink(
-            missing_ok=True
-        )  # a run that died before its first checkpoint starts anew
     words = flag_words({"config": base, **flags, "output_dir": folder})
-    command = [sys.executable, ROOT / "train_treerpo.py", *words, *resume]
+    if checkpoints(folder):
+        words.append("--resume_from_checkpoint")
+    else:
+        # A run that died before its first checkpoint starts anew: without this file the trainer
+        # takes the folder for an empty one.
+        (folder / "config.yaml").unlink(missing_ok=True)
+
+    command = [sys.executable, str(ROOT / "train_treerpo.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
     log_file = folder / "log.txt"
     with log_file.open("ab") as log:
         start = log.tell()
-        done = subprocess.run(
-            list(map(str, command)), stdout=log, stderr=log, env=environment, check=False
-        )
-    if not done.returncode:
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    if done.returncode == 0:
         return None
-    lines = log_file.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
+    reason = last_error(log_file.read_bytes()[start:])
+    return f"{reason} (exit code {done.returncode})"
+
+
+def last_error(log: bytes) -> str:
+    """What a failed run said last: the error that it named, else its last line."""
+    lines = log.decode("utf-8", errors="replace").strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it ended without a word"])[-1][
-        :300
-    ] + f" (exit code {done.returncode})"
+    said = errors or lines or ["it ended without a word"]
+    return said[-1][:300]
 
 
-def curve(folder: Path) -> list[dict]:
-    """A run's evaluations on its first benchmark: update, tokens sampled and trained and seconds
-    until then, and the scores.
+def curve(folder: Path) -> Curve:
+    """A run's evaluations on its first benchmark, one point each: the update, the tokens sampled
+    and trained and the seconds until then, and the scores.
 
     Raises:
         BadInput: there are none.
     """
-    points, totals = [], Counter(sampled_tokens=0, trained_tokens=0, seconds=0.0)
+    points = []
+    totals = Counter(sampled_tokens=0, trained_tokens=0, seconds=0.0)
     for row in read_lines(folder / "metrics.jsonl"):
         if row.get("evaluation"):
             scores = next(iter(row["evaluation"].values()))
-            flat = {
+            means = {
                 key: value["mean"] if isinstance(value, dict) else value
                 for key, value in scores.items()
             }
-            points.append({"update": row["update"], **totals, **flat})
+            points.append({"update": row["update"], **totals, **means})
         elif "evaluation" not in row:
-            seconds = sum(row[f"seconds_{phase}"] for phase in ("sample", "grade", "update"))
-            totals.update(
-                {key: row[key] for key in ("sampled_tokens", "trained_tokens")}, seconds=seconds
-            )
+            phases = ("sample", "grade", "update")
+            totals["sampled_tokens"] += row["sampled_tokens"]
+            totals["trained_tokens"] += row["trained_tokens"]
+            totals["seconds"] += sum(row[f"seconds_{phase}"] for phase in phases)
     if not points:
         raise BadInput(
             f"{folder}: its metrics.jsonl holds no evaluation; delete the folder to run it again"
@@ -243,86 +294,178 @@ def curve(folder: Path) -> list[dict]:
 # --- Comparing ---
 
 
-def point_at(points: list[dict], key: str, budget: float) -> dict:
+def point_at(points: Curve, key: str, budget: float) -> dict:
     """The point of a curve where `key` reaches `budget`, linear between the evaluations on either
-    side; the first or the last evaluation where the budget lies outside of them."""
-    after = next((i for i, p in enumerate(points) if p[key] >= budget), len(points) - 1)
-    low, high = points[max(0, after - 1)], points[after]
+    side; the first or the last evaluation where the budget lies outside of them.
+
+    >>> point_at([{"seconds": 0, "avg@2": 0.2}, {"seconds": 10, "avg@2": 0.6}], "seconds", 5)
+    {'seconds': 5.0, 'avg@2': 0.4}
+    """
+    reached = [i for i, point in enumerate(points) if point[key] >= budget]
+    after = reached[0] if reached else len(points) - 1
+    low = points[max(0, after - 1)]
+    high = points[after]
     if after == 0 or high[key] <= budget:
         return high
-    share = (budget - low[key]) / (high[key] - low[key])
-    return {name: low[name] + share * (high[name] - low[name]) for name in low if name in high}
+    fraction = (budget - low[key]) / (high[key] - low[key])
+    return {name: low[name] + fraction * (high[name] - low[name]) for name in low if name in high}
 
 
-def cell(values: list[float], sign: str = "") -> str:
-    """Mean and 95 % interval over seeds; of one seed there is no interval."""
-    mean, half = interval(values)
+def equal_budget(curves: Curves, key: str) -> float | None:
+    """The most of `key` (sampled tokens or seconds) that every run reached, or None where some
+    run's first evaluation came only after it."""
+    runs = [points for seeds in curves.values() for points in seeds if points]
+    budget = min(points[-1][key] for points in runs)
+    if any(points[0][key] > budget for points in runs):
+        return None
+    return budget
+
+
+def with_interval(values: list[float], sign: str = "") -> str:
+    """Mean and 95 % interval over seeds as text; of one seed there is no interval.
+
+    >>> with_interval([80.0, 82.0, 84.0]), with_interval([1.25], sign="+")
+    ('82.0 ± 5.0', '+1.2')
+    """
+    mean, half_width = interval(values)
     digits = 0 if mean >= 1000 else 1
-    return f"{mean:{sign},.{digits}f}" + (f" ± {half:,.{digits}f}" if len(values) > 1 else "")
+    text = f"{mean:{sign},.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {half_width:,.{digits}f}"
+    return text
 
 
-def table(curves: dict[str, list[list[dict] | None]], choose) -> str:
-    """Markdown: an arm a row, mean and 95 % interval over seeds of the point that `choose` takes
-    from each curve, and of the differences to the first arm's, seed by seed. A failed run is None,
-    and takes no part."""
-    chosen = {arm: [points and choose(points) for points in runs] for arm, runs in curves.items()}
-    every = [point for points in chosen.values() for point in points if point]
-    totals = ("update", "sampled_tokens", "trained_tokens", "seconds")
-    shared = [key for key in every[0] if all(key in point for point in every)]
-    columns = [key for key in shared if key not in ("n", *totals)] + list(totals)
-    names = score_names(dict.fromkeys(columns))
-    score = (
-        names.get("sampled") or names["greedy"]
-    )  # evaluations without samples have greedy scores alone
-    lines = ["| arm | seeds | " + " | ".join([*columns, f"{score} over the first arm"]) + " |"]
-    lines.append("|" + "---|" * (len(columns) + 3))
-    first = next(iter(chosen.values()))
-    for arm, points in chosen.items():
-        cells, there = [], [point for point in points if point]
-        for key in columns:
-            share = "@" in key or key.endswith("unfinished")
-            cells.append(
-                cell([100 * point[key] if share else point[key] for point in there]) + " %" * share
-            )
-        pairs = [(mine, other) for mine, other in zip(points, first) if mine and other]
-        cells.append(
-            cell([100 * (mine[score] - other[score]) for mine, other in pairs], "+")
-            if pairs
-            else "-"
+def score_name(point: dict) -> str:
+    """The score by which arms are compared: the sampled pass@1 (avg@k), or the greedy one where an
+    evaluation draws no samples."""
+    names = score_names(point)
+    return names.get("sampled") or names["greedy"]
+
+
+def differences(score: str, points: list[dict | None], others: list[dict | None]) -> list[float]:
+    """How many percentage points an arm's score is above another arm's, for each seed that both
+    have.
+
+    Args:
+        points: of each seed, None for a failed run; `others` likewise.
+    """
+    pairs = [(mine, other) for mine, other in zip(points, others) if mine and other]
+    return [100 * (mine[score] - other[score]) for mine, other in pairs]
+
+
+def heading(key: str) -> str:
+    """What a column is called.
+
+    >>> heading("avg@2"), heading("greedy_length"), heading("sampled_tokens")
+    ('sampled pass@1 (avg@2) [%]', 'greedy length [tokens]', 'sampled tokens')
+    """
+    if key == "pass@1":
+        return "greedy pass@1 [%]"
+    if key.startswith("avg@"):
+        return f"sampled pass@1 ({key}) [%]"
+    if "@" in key:
+        return f"{key} [%]"
+    if key.endswith("_unfinished"):
+        return f"{key.removesuffix('_unfinished')}, cut off [%]"
+    if key.endswith("_length"):
+        return f"{key.removesuffix('_length')} length [tokens]"
+    return key.replace("_", " ")
+
+
+def column(key: str, points: list[dict]) -> list[float]:
+    """One figure of several points, a rate in percent.
+
+    >>> column("avg@2", [{"avg@2": 0.5}]), column("seconds", [{"seconds": 3.5}])
+    ([50.0], [3.5])
+    """
+    is_rate = "@" in key or key.endswith("_unfinished")
+    return [100 * point[key] if is_rate else point[key] for point in points]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table. A | within a cell is escaped.
+
+    >>> print(markdown(["arm", "seeds"], [["4-2", "5"]]))
+    | arm | seeds |
+    |---|---|
+    | 4-2 | 5 |
+    """
+
+    def line(cells: list[str]) -> str:
+        escaped = [cell.replace("|", "\\|") for cell in cells]
+        return f"| {' | '.join(escaped)} |"
+
+    rule = "|" + "---|" * len(header)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def table(curves: Curves, choose: Callable[[Curve], dict]) -> str:
+    """Markdown, one row per arm: mean and 95 % interval over seeds of the point that `choose` takes
+    from each curve, and of the differences to the first arm's, seed by seed. Failed runs are left
+    out."""
+    points_of = {
+        arm: [points and choose(points) for points in runs] for arm, runs in curves.items()
+    }
+
+    # Columns are what every point has: runs of older code may hold fewer scores.
+    all_points = [point for points in points_of.values() for point in points if point]
+    common = [key for key in all_points[0] if all(key in point for point in all_points)]
+    totals = ["update", "sampled_tokens", "trained_tokens", "seconds"]
+    keys = [key for key in common if key not in ("n", *totals)] + totals
+
+    score = score_name(dict.fromkeys(keys))
+    first_arm = next(iter(points_of.values()))
+    rows = []
+    for arm, points in points_of.items():
+        of_this_arm = [point for point in points if point]
+        gains = differences(score, points, first_arm)
+        rows.append(
+            [
+                arm,
+                str(len(of_this_arm)),
+                *(with_interval(column(key, of_this_arm)) for key in keys),
+                with_interval(gains, "+") if gains else "-",
+            ]
         )
-        name = arm.replace("|", "\\|")
-        lines.append(f"| {name} | {len(there)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    name = "sampled" if score.startswith("avg@") else "greedy"
+    last_column = f"{name} pass@1 over the first arm [points]"
+    return markdown(["arm", "seeds", *map(heading, keys), last_column], rows)
 
 
-def report(sweep: str, curves: dict[str, list[list[dict] | None]], more: str = "") -> str:
-    """The tables of a sweep: at the last update, and at as many sampled tokens and seconds as every
-    run reached.
+def report(sweep: str, curves: Curves, more: str = "") -> str:
+    """The tables of a sweep: after the last update, and at as many sampled tokens and seconds as
+    every run reached.
 
     Args:
         more: further words of the command, each after a space.
     """
     seeds = max(map(len, curves.values()))
+    command = f"python run_ablations.py {sweep} --seeds {seeds}{more}"
     parts = [
-        f"Mean and 95 % interval over seeds. Command: `python run_ablations.py {sweep} --seeds {seeds}{more}`"
+        f"Mean and 95 % interval over seeds. Command: `{command}`",
+        "After the last update:",
+        table(curves, lambda points: points[-1]),
     ]
-    parts += ["At the last update:", table(curves, lambda points: points[-1])]
-    every = [points for runs in curves.values() for points in runs if points]
     for key in ("sampled_tokens", "seconds"):
-        name, budget = key.replace("_", " "), min(points[-1][key] for points in every)
-        if any(points[0][key] > budget for points in every):
-            parts.append(
-                f"At equal {name}: there is no number of them that the evaluations of every run span."
-            )
+        name = key.replace("_", " ")
+        budget = equal_budget(curves, key)
+        if budget is None:
+            parts.append(f"At equal {name}: the evaluations of all runs have no number in common.")
             continue
         parts.append(f"At equal {name} ({budget:,.0f}), linear between evaluations:")
-        parts.append(
-            table(curves, lambda points, key=key, budget=budget: point_at(points, key, budget))
-        )
+        parts.append(table(curves, partial(point_at, key=key, budget=budget)))
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
+# --- The command ---
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The sweep's own flags, and the words that go to every run.
+
+    Raises:
+        BadInput: a word or a number that the sweep can't use.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -331,27 +474,21 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="a YAML file under recipes/ablations")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of every arm")
     parser.add_argument(
-        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="runs at once"
+        "--jobs", type=int, default=max(1, CORES // 2), help="runs at the same time"
     )
     parser.error = refuse
     args, words = parser.parse_known_args()
     for name in ("seeds", "jobs"):
-        if getattr(args, name) < 1:
-            raise BadInput(f"--{name} {getattr(args, name)}: must be at least 1")
-    shared = shared_flags(words)
-    base, arms = read_sweep(args.sweep)
-    arms = {arm: {**own, **shared} for arm, own in arms.items()}
-    check_arms(args.sweep, base, arms)
+        value = getattr(args, name)
+        if value < 1:
+            raise BadInput(f"--{name} {value}: must be at least 1")
+    return args, words
 
-    folders = {
-        (arm, seed): run_folder(base, {**arms[arm], "seed": seed})
-        for seed in range(args.seeds)
-        for arm in arms
-    }
-    runs = {
-        folder: {**arms[arm], "seed": seed} for (arm, seed), folder in folders.items()
-    }  # what arms share, once
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+
+def train_all(base: Path, runs: dict[Path, dict], jobs: int, title: str) -> dict[Path, str | None]:
+    """Makes every run that is not finished, `jobs` of them at a time; returns for each folder why
+    its run failed, or None."""
+    threads = max(1, CORES // jobs)
 
     def train(flags: dict) -> str | None:
         try:
@@ -359,15 +496,22 @@ def main() -> None:
         except OSError as error:  # a full disk
             return f"{error.filename or 'its process'}: {error.strerror}"
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        done = pool.map(train, runs.values())
-        failures = dict(zip(runs, tqdm(done, total=len(runs), desc=args.sweep.stem, unit="run")))
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes = pool.map(train, runs.values())
+        return dict(zip(runs, tqdm(outcomes, total=len(runs), desc=title, unit="run")))
 
-    curves: dict[str, list[list[dict] | None]] = {
-        arm: [] for arm in arms
-    }  # of each seed; None: the run failed
+
+def read_curves(folders: dict[tuple[str, int], Path], failures: dict[Path, str | None]) -> Curves:
+    """Each arm's curves, one per seed: None where the run failed, which is said on stderr. An arm
+    whose every run failed is left out.
+
+    Args:
+        folders: of each arm and seed, seeds in order.
+    """
+    curves: Curves = {}
     for (arm, seed), folder in folders.items():
-        points, reason = None, failures[folder]
+        points = None
+        reason = failures[folder]
         if not reason:
             try:
                 points = curve(folder)
@@ -375,8 +519,28 @@ def main() -> None:
                 reason = f"metrics.jsonl can't be read: {first_line(error)}"
         if reason:
             print(f"failed: {arm}, seed {seed}: {reason}; see {folder}/log.txt", file=sys.stderr)
-        curves[arm].append(points)
-    curves = {arm: runs for arm, runs in curves.items() if any(runs)}
+        curves.setdefault(arm, []).append(points)
+    return {arm: runs for arm, runs in curves.items() if any(runs)}
+
+
+def main() -> None:
+    args, words = parse_arguments()
+    shared = shared_flags(words)
+    base, arms = read_sweep(args.sweep)
+    arms = {arm: {**own, **shared} for arm, own in arms.items()}
+    check_arms(args.sweep, base, arms)
+
+    # Arms with the same flags have the same folder, and share its run.
+    folders = {}
+    runs = {}
+    for seed in range(args.seeds):
+        for arm, flags in arms.items():
+            folder = run_folder(base, {**flags, "seed": seed})
+            folders[arm, seed] = folder
+            runs[folder] = {**flags, "seed": seed}
+
+    failures = train_all(base, runs, args.jobs, args.sweep.stem)
+    curves = read_curves(folders, failures)
     if not curves:
         raise BadInput(f"{args.sweep}: every run failed; see {RUNS}/*/log.txt")
 
@@ -385,9 +549,8 @@ def main() -> None:
     text = report(str(args.sweep), curves, "".join(f" {shlex.quote(word)}" for word in words))
     (output / "table.md").write_text(text, encoding="utf-8")
     (output / "results.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"{text}\nwritten to {output}/table.md, results.json and {plot_arms(curves, output / 'curves.png')}"
-    )
+    plot = plot_arms(curves, output / "curves.png")
+    print(f"{text}\nwritten to {output}/table.md, results.json and {plot}")
 
 
 if __name__ == "__main__":
