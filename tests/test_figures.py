@@ -1,71 +1,255 @@
-"""Every figure that README.md and results/README.md state stands in a committed JSON; every README
-command parses."""
+"""Every table of measured figures is what results/make_tables.py writes, every interval in prose
+stands in a table, and every command named in the documents can be run."""
 
 import json
 import re
 import shlex
+import statistics
 
 import pytest
 from conftest import ROOT
+from test_scripts import refused
 
 import eval_math
 import train_treerpo
-from eval_math import format_table
+from results import make_tables
 from run.flags import parse_flags
-from run_ablations import report
+from run_ablations import check_arms, read_sweep, report
 
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = make_tables.documents(ROOT)
 SWEEPS = sorted((ROOT / "results" / "ablations").glob("*/results.json"))
+BENCHMARKS = sorted((ROOT / "results" / "benchmarks").glob("*.json"))
+MEASUREMENTS = (
+    *make_tables.SAMPLING,
+    *make_tables.TRAINING,
+    *make_tables.UPDATE,
+    *make_tables.GRADING,
+    *make_tables.MEMORY,
+    *make_tables.PROFILES,
+    *make_tables.CREDIT,
+)
+
+
+def marked(name: str, table: str) -> str:
+    return f"Before.\n<!-- begin {name} -->\n{table}\n<!-- end {name} -->\nAfter.\n"
+
+
+# --- Tables that write themselves ---
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_running_the_script_changes_nothing(path):
+    text = path.read_text()
+    assert make_tables.rewrite(text, path.name) == text, "run python results/make_tables.py"
+
+
+@pytest.mark.parametrize("name", make_tables.TABLES)
+def test_a_changed_digit_changes_back(name):
+    """Each digit of the first row of figures, one at a time, and a row that is missing."""
+    table = make_tables.TABLES[name]()
+    right = marked(name, table)
+    start = table.index("\n", table.index("---"))
+    digits = [match.start() for match in re.finditer(r"\d", table) if match.start() > start]
+    assert len(digits) > 3
+    for place in digits[:20]:
+        other_digit = str((int(table[place]) + 1) % 10)
+        changed = table[:place] + other_digit + table[place + 1 :]
+        assert make_tables.rewrite(marked(name, changed), "x") == right
+    assert make_tables.rewrite(marked(name, "").replace("\n\n", "\n"), "x") == right
+
+
+def copy_of_the_documents(folder):
+    for path in DOCUMENTS:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+
+
+def test_the_script_names_the_files_that_it_changed(tmp_path, monkeypatch, capsys):
+    copy_of_the_documents(tmp_path)
+    monkeypatch.setattr(make_tables, "ROOT", tmp_path)
+    make_tables.main()
+    assert capsys.readouterr().out == "nothing changed\n"
+    page = tmp_path / "results" / "README.md"
+    right = page.read_text()
+    page.write_text(right.replace("80.9 ± 1.8", "81.9 ± 1.8", 1))
+    make_tables.main()
+    assert capsys.readouterr().out == "changed: results/README.md\n"
+    assert page.read_text() == right
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("<!-- begin speed -->\n<!-- end speed -->", "line 1: <!-- begin speed -->: there is no"),
+        ("x\n<!-- end speed -->", "line 2: <!-- end speed -->: there is no such table"),
+        ("<!-- begin demo -->\n| 1 |", "line 1: <!-- begin demo -->: has no <!-- end demo -->"),
+        (
+            "<!-- begin demo -->\n<!-- begin update -->\n<!-- end update -->",
+            "line 1: <!-- begin demo -->: has no <!-- end demo --> before line 2",
+        ),
+        (
+            "<!-- begin demo -->\n<!-- end update -->",
+            "line 2: <!-- end update -->: has no <!-- begin update -->",
+        ),
+        ("<!-- end demo -->", "line 1: <!-- end demo -->: has no <!-- begin demo -->"),
+        ("<!--begin demo-->\n<!--  end  demi  -->", "line 2: <!-- end demi -->: there is no"),
+    ],
+)
+def test_bad_markers_are_refused_and_nothing_is_written(text, says, tmp_path, monkeypatch, capsys):
+    copy_of_the_documents(tmp_path)
+    stale = marked("demo", "an old table")
+    (tmp_path / "README.md").write_text(stale)
+    (tmp_path / "docs" / "runs.md").write_text(text)
+    monkeypatch.setattr(make_tables, "ROOT", tmp_path)
+    assert f"docs/runs.md, {says}" in refused(make_tables.main, [], capsys)
+    assert (tmp_path / "README.md").read_text() == stale
+
+
+def test_markers_in_an_indented_example_are_text():
+    example = "Tables stand between\n\n    <!-- begin NAME -->\n    <!-- end NAME -->\n"
+    assert make_tables.rewrite(example, "x") == example
+
+
+# --- The figures themselves ---
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.parent.name)
 def test_tables_of_sweeps_are_those_of_their_json(path):
     curves = json.loads(path.read_text())
-    assert path.with_name("table.md").read_text() == report(
-        f"recipes/ablations/{path.parent.name}.yaml", curves
-    )
+    recipe = f"recipes/ablations/{path.parent.name}.yaml"
+    assert path.with_name("table.md").read_text() == report(recipe, curves)
 
 
-@pytest.mark.parametrize("name", ["README.md", "results/README.md"])
-def test_intervals_are_those_of_the_tables(name):
-    """Every "a ± b" stands in a sweep's table or in the demo's evaluations."""
-    rows = [
-        json.loads(line)
-        for line in (ROOT / "results" / "demo" / "evaluations.jsonl").read_text().splitlines()
-    ]
-    known = "".join(path.with_name("table.md").read_text() for path in SWEEPS)
-    known += "".join(format_table(row["evaluation"]) for row in rows)
-    stated = re.findall(r"[-+]?[\d.,]+ ± [\d.,]*\d", (ROOT / name).read_text())
-    assert len(stated) > 5 and not [figure for figure in stated if figure not in known]
+def test_every_sweep_has_a_table_and_its_recipe_the_same_arms():
+    assert {path.parent.name for path in SWEEPS} == set(make_tables.SWEEPS)
+    for path in SWEEPS:
+        recipe = ROOT / "recipes" / "ablations" / f"{path.parent.name}.yaml"
+        _, arms = read_sweep(recipe)
+        assert list(json.loads(path.read_text())) == list(arms)
 
 
-def test_ratios_are_those_of_the_benchmarks():
-    known = set()
-    for path in (ROOT / "results" / "benchmarks").glob("*.json"):
-        for rival in json.loads(path.read_text()).get("rivals", {}).values():
-            known |= {
-                f"{value:.{digits}f}"
-                for value in (rival["ratio"], *rival["range"])
-                for digits in (1, 2)
-            }
-    speed = README[README.index("## Speed") : README.index("## Flags that matter")]
-    stated = re.findall(r"(\d+\.\d+) x", speed) + [
-        n for pair in re.findall(r"\(([\d.]+) to ([\d.]+)", speed) for n in pair
-    ]
-    assert len(stated) > 10 and not [figure for figure in stated if figure not in known]
+def test_differences_to_grpo_against_the_definition():
+    """The table of results, worked out anew for the sweep tuned: interpolated, seed by seed."""
+    curves = json.loads((ROOT / "results" / "ablations" / "tuned" / "results.json").read_text())
+    budget = min(points[-1]["sampled_tokens"] for runs in curves.values() for points in runs)
+
+    def score(points):
+        for low, high in zip(points, points[1:]):
+            if low["sampled_tokens"] <= budget <= high["sampled_tokens"]:
+                width = high["sampled_tokens"] - low["sampled_tokens"]
+                weight = (budget - low["sampled_tokens"]) / width
+                return 100 * ((1 - weight) * low["avg@2"] + weight * high["avg@2"])
+        raise AssertionError("no two evaluations around the budget")
+
+    gains = [score(tree) - score(flat) for tree, flat in zip(curves["4-2"], curves["grpo-5"])]
+    half_width = 2.776 * statistics.stdev(gains) / 5**0.5
+    cell = f"{statistics.fmean(gains):+.1f} ± {half_width:.1f}"
+    row = next(line for line in make_tables.results_table().splitlines() if "tuned: Tree" in line)
+    assert row.split(" | ")[3:] == [cell, "5 |"]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_ratios_are_those_of_the_seconds(path):
+    measured = json.loads(path.read_text())
+    assert any(path.stem == measurement.file for measurement in MEASUREMENTS)
+    rivals = measured.get("rivals", {})
+    ours = next((rival["seconds"] for rival in rivals.values() if rival["ratio"] == 1.0), None)
+    for rival in rivals.values():
+        ratios = [theirs / mine for theirs, mine in zip(rival["seconds"], ours)]
+        assert rival["ratio"] == pytest.approx(statistics.median(ratios))
+        assert rival["range"] == pytest.approx([min(ratios), max(ratios)])
+
+
+@pytest.mark.parametrize("measurement", MEASUREMENTS, ids=lambda measurement: measurement.file)
+def test_commands_of_benchmarks_are_those_that_measured(measurement):
+    """Each flag of a table's command has the value that the JSON records."""
+    path = ROOT / "results" / "benchmarks" / f"{measurement.file}.json"
+    settings = json.loads(path.read_text())["settings"]
+    values_of: dict[str, list[str]] = {}
+    for word in measurement.flags.split():
+        if word.startswith("--"):
+            name = word.removeprefix("--")
+            values_of[name] = []
+        elif word != "DIR":
+            values_of[name].append(word)
+    for name, words in values_of.items():
+        value = settings[name]
+        recorded = value if isinstance(value, list) else [value]
+        assert [str(part) for part in recorded] == (words or ["True"])
+
+
+# --- Prose ---
+
+INTERVAL = re.compile(r"[\d.,]*\d ± [\d.,]*\d")
+
+
+def outside_tables(text: str) -> str:
+    return re.sub(r"<!-- begin .*?<!-- end [^>]*>", "", text, flags=re.DOTALL)
+
+
+def intervals(text: str) -> list[str]:
+    """Every "a ± b", without its sign, which in prose is often a word.
+
+    >>> intervals("it is 3.0 ± 2.2\\npoints behind, 59,549 ± 2,359 tokens.")
+    ['3.0 ± 2.2', '59,549 ± 2,359']
+    """
+    return INTERVAL.findall(" ".join(text.split()))
+
+
+def test_intervals_in_the_sections_of_sweeps_are_those_of_their_tables():
+    page = outside_tables((ROOT / "results" / "README.md").read_text())
+    sections = re.findall(r"^### (\w+):.*?$(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+    assert {name for name, _ in sections} == set(make_tables.SWEEPS)
+    checked = 0
+    for name, text in sections:
+        table = (ROOT / "results" / "ablations" / name / "table.md").read_text()
+        known = set(intervals(table))
+        assert set(intervals(text)) <= known, name
+        checked += len(intervals(text))
+    assert checked > 30
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_intervals_in_prose_stand_in_a_table(path):
+    known = {figure for make in make_tables.TABLES.values() for figure in intervals(make())}
+    for sweep in SWEEPS:
+        known |= set(intervals(sweep.with_name("table.md").read_text()))
+    stated = intervals(outside_tables(path.read_text()))
+    assert not [figure for figure in stated if figure not in known]
+
+
+# --- Commands ---
+
+# What follows four spaces or stands in backticks, with lines that end in a backslash joined.
+COMMAND = re.compile(
+    r"(?:^    |`)((?:python|accelerate launch) [^`#\n\\]*(?:\\\n[^`#\n\\]*)*)", re.MULTILINE
+)
+
+
+def commands() -> list[list[str]]:
+    texts = [command for path in DOCUMENTS for command in COMMAND.findall(path.read_text())]
+    return [shlex.split(text.replace("\\\n", " ")) for text in texts]
 
 
 def test_commands_name_flags_that_exist(monkeypatch):
     monkeypatch.chdir(ROOT)
-    pattern = r"(?:^    |`)((?:python|accelerate launch) [^`#\n\\]*(?:\\\n[^`#\n\\]*)*)"
-    commands = re.findall(pattern, README, re.MULTILINE)
     kinds = {"train_treerpo.py": train_treerpo.Flags, "eval_math.py": eval_math.Flags}
-    parsed = 0
-    for command in commands:
-        words = shlex.split(command.replace("\\\n", " "))
-        script = next((word for word in words if word.endswith(".py")), "train_treerpo.py")
-        assert (ROOT / script).is_file()
-        if script in kinds and script in words and "--help" not in words:
-            parse_flags(kinds[script], words[words.index(script) + 1 :], "")
-            parsed += 1
-    assert parsed > 5
+    parsed = dict.fromkeys((*kinds, "run_ablations.py"), 0)
+    for words in commands():
+        script = next((word for word in words if word.endswith(".py")), None)
+        if script is None:
+            continue
+        assert (ROOT / script).is_file(), words
+        arguments = words[words.index(script) + 1 :]
+        if script in kinds and "--help" not in arguments:
+            parse_flags(kinds[script], arguments, "")
+            parsed[script] += 1
+        # NAME stands for any sweep.
+        if script == "run_ablations.py" and arguments[:1] != ["recipes/ablations/NAME.yaml"]:
+            sweep = ROOT / arguments[0]
+            check_arms(sweep, *read_sweep(sweep))
+            parsed[script] += 1
+    assert parsed["train_treerpo.py"] > 3
+    assert parsed["eval_math.py"] > 1
+    assert parsed["run_ablations.py"] >= len(SWEEPS)
