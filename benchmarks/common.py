@@ -19,15 +19,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config  # noq
 
 TINY_BASE = ROOT / "data" / "tiny_base"
 RESULTS = ROOT / "results" / "benchmarks"
-SIZES = {
-    "50m": (512, 1408, 12, 8),
-    "350m": (1024, 2816, 28, 16),
-}  # hidden, intermediate, layers, heads
+# Qwen2 models with random weights: hidden size, intermediate size, layers, heads.
+SIZES = {"50m": (512, 1408, 12, 8), "350m": (1024, 2816, 28, 16)}
+
+# One way of doing the same work, as a function without arguments.
+Rivals = dict[str, Callable[[], object]]
+
+
+# --- Flags and models ---
 
 
 def arguments(description: str, **defaults) -> argparse.Namespace:
-    """The flags that all benchmarks have, and those given with their defaults; `profile` goes with
-    `profiled`."""
+    """The flags that all benchmarks have, and further ones by their default values.
+
+    A list as default makes a flag that takes several values. `profile=True` adds --profile, which
+    goes with `profiled`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,12 +49,13 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
         parser.add_argument(
             "--profile",
             action="store_true",
-            help="not the times, but each operator's share of them",
+            help="measure each operator's share of the time instead of the time",
         )
     for name, value in defaults.items():
-        many = isinstance(value, list)
-        kind = type(value[0] if many else value)
-        parser.add_argument(f"--{name}", default=value, type=kind, nargs="+" if many else None)
+        if isinstance(value, list):
+            parser.add_argument(f"--{name}", default=value, type=type(value[0]), nargs="+")
+        else:
+            parser.add_argument(f"--{name}", default=value, type=type(value))
     return parser.parse_args()
 
 
@@ -56,76 +64,93 @@ def device() -> torch.device:
 
 
 def load(name: str):
-    """Tokenizer (the tiny base's, for its end token, where weights are random) and model, in
-    bfloat16 on a GPU."""
+    """Tokenizer and model, in bfloat16 on a GPU and in float32 on a CPU. A model with random
+    weights goes with the tiny base's tokenizer, for its end token."""
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     folder = name if Path(name).is_dir() else TINY_BASE
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if name in SIZES:
         torch.manual_seed(0)
-        hidden, intermediate, layers, heads = SIZES[name]
-        config = Qwen2Config(
-            vocab_size=32000,
-            hidden_size=hidden,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads // 4,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        config = qwen2_config(name, tokenizer)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return tokenizer, model.to(device()).eval()
 
 
-def measure(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each rival, `repeats` times in turns after one round that is thrown away."""
+def qwen2_config(size: str, tokenizer) -> Qwen2Config:
+    """A Qwen2 of one of SIZES, with a vocabulary as large as a real one's."""
+    hidden, intermediate, layers, heads = SIZES[size]
+    return Qwen2Config(
+        vocab_size=32000,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 4,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+# --- Measuring ---
+
+
+def measure(rivals: Rivals, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each rival in `repeats` rounds.
+
+    In every round each rival runs once, so that a slow spell of the machine meets all of them. A
+    first round warms up and is thrown away.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for turn in range(repeats + 1):
         for name, run in rivals.items():
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-            print(
-                f"  round {turn}: {name} {time.perf_counter() - start:.3f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            spent = _seconds_of(run)
+            print(f"  round {turn}: {name} {spent:.3f} s", file=sys.stderr, flush=True)
+            if turn > 0:
+                seconds[name].append(spent)
     return seconds
+
+
+def _seconds_of(run: Callable[[], object]) -> float:
+    """Seconds until the work is done, on a GPU too, where a call returns before that."""
+    _wait_for_gpu()
+    start = time.perf_counter()
+    run()
+    _wait_for_gpu()
+    return time.perf_counter() - start
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def shares(run: Callable[[], object], largest: int = 8) -> dict[str, float]:
     """The operators that take most of a run's time on the CPU, and their shares of it in
-    percent."""
+    percent. The run is warmed up once."""
     run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         run()
     spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    top = sorted(spent, key=spent.get, reverse=True)[:largest]
-    return {name: round(100 * spent[name] / sum(spent.values()), 1) for name in top}
+    total = sum(spent.values())
+    names = sorted(spent, key=spent.get, reverse=True)[:largest]
+    return {name: round(100 * spent[name] / total, 1) for name in names}
 
 
-def profiled(
-    script: str, args: argparse.Namespace, rivals: dict[str, Callable[[], object]]
-) -> None:
+# --- Reporting ---
+
+
+def profiled(script: str, args: argparse.Namespace, rivals: Rivals) -> None:
     """Prints and writes the `shares` of each rival."""
-    found = {name: shares(run) for name, run in rivals.items()}
-    for name, operators in found.items():
-        print(
-            f"{name}: "
-            + ", ".join(f"{operator} {share} %" for operator, share in operators.items())
-        )
+    shares_of = {name: shares(run) for name, run in rivals.items()}
+    for name, operators in shares_of.items():
+        cells = [f"{operator} {percent} %" for operator, percent in operators.items()]
+        print(f"{name}: {', '.join(cells)}")
     name = f"profile-{script}-{Path(args.model).name}"
-    write_results(args.output_dir, name, {"settings": settings_of(args), "shares": found})
+    write_results(args.output_dir, name, {"settings": settings_of(args), "shares": shares_of})
 
 
 def report(
@@ -134,42 +159,53 @@ def report(
     seconds: dict[str, list[float]],
     ours: str,
     more: dict | None = None,
-):
-    """Prints how many times as long as `ours` each rival takes (median and range over rounds) and
-    writes the JSON."""
-    rows = {}
+) -> None:
+    """Prints how many times as long as `ours` each rival takes, as median and range over rounds,
+    and writes the JSON.
+
+    Args:
+        seconds: of each rival, one per round.
+        more: what the JSON holds beside them.
+    """
+    rivals = {}
     for name, values in seconds.items():
         ratios = [value / own for value, own in zip(values, seconds[ours])]
-        rows[name] = {
-            "seconds": values,
-            "ratio": statistics.median(ratios),
-            "range": [min(ratios), max(ratios)],
-        }
-        times = f"{rows[name]['ratio']:5.2f} x {ours} ({min(ratios):.2f} to {max(ratios):.2f})"
+        median = statistics.median(ratios)
+        least = min(ratios)
+        most = max(ratios)
+        rivals[name] = {"seconds": values, "ratio": median, "range": [least, most]}
+        times = f"{median:5.2f} x {ours} ({least:.2f} to {most:.2f})"
         print(f"{name:28} {statistics.median(values):8.3f} s   {times}")
-    machine = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    )
-    made_with = {
-        "machine": machine,
+    results = {"settings": settings_of(args), "rivals": rivals, **(more or {})}
+    write_results(args.output_dir, f"{script}-{Path(args.model).name}", results)
+
+
+def made_with() -> dict:
+    """The machine and the versions that a result was measured with."""
+    cores = f"{os.cpu_count()} CPU cores"
+    return {
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else cores,
         "python": platform.python_version(),
         "torch": version("torch"),
         "transformers": version("transformers"),
         "threads": torch.get_num_threads(),
     }
-    found = {"settings": settings_of(args), **made_with, "rivals": rows, **(more or {})}
-    write_results(args.output_dir, f"{script}-{Path(args.model).name}", found)
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    """The flags that a result was measured with, as plain JSON; where it was written is none of
+    """The flags that a result was measured with, as plain JSON. Where it is written is not one of
     them."""
-    kept = {key: value for key, value in vars(args).items() if key != "output_dir"}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+    settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in settings.items()
+    }
 
 
-def write_results(output_dir: Path, name: str, found: dict) -> None:
+def write_results(output_dir: Path, name: str, results: dict) -> None:
+    """Writes NAME.json into a folder, with the machine and the versions after the settings, and
+    prints its path."""
+    record = {"settings": results["settings"], **made_with(), **results}
     path = output_dir / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")

