@@ -148,6 +148,7 @@ def shared_flags(words: list[str]) -> dict:
     values_of: dict[str, list[str]] = {}
     name = ""
     for word in words:
+        # A value without a flag before it can't be placed; others belong to the last flag.
         if word.startswith("--"):
             name, equals, value = word.removeprefix("--").partition("=")
             name = name.replace("-", "_")
@@ -180,7 +181,7 @@ def check_arms(sweep: Path, base: Path, arms: dict[str, dict]) -> None:
         reason = str(error).removeprefix(f"--config {base}: ")
         raise BadInput(f"{sweep}: extends {base}: {reason}") from error
 
-    # What must be the same in every arm, as the first arm has it.
+    # Scores can be compared where these are the same in every arm as in the first.
     first_arm = next(iter(arms))
     first_values: dict = {}
     for arm, own in arms.items():
@@ -242,6 +243,7 @@ def run_arm(base: Path, flags: dict, threads: int) -> str | None:
         # takes the folder for an empty one.
         (folder / "config.yaml").unlink(missing_ok=True)
 
+    # Runs side by side share the cores; whatever they print goes to a file.
     command = [sys.executable, str(ROOT / "train_treerpo.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
     log_file = folder / "log.txt"
@@ -272,6 +274,7 @@ def curve(folder: Path) -> Curve:
     points = []
     totals = Counter(sampled_tokens=0, trained_tokens=0, seconds=0.0)
     for row in read_lines(folder / "metrics.jsonl"):
+        # A line is an update's or an evaluation's; an evaluation on nothing has no scores.
         if row.get("evaluation"):
             scores = next(iter(row["evaluation"].values()))
             means = {
@@ -301,6 +304,7 @@ def point_at(points: Curve, key: str, budget: float) -> dict:
     >>> point_at([{"seconds": 0, "avg@2": 0.2}, {"seconds": 10, "avg@2": 0.6}], "seconds", 5)
     {'seconds': 5.0, 'avg@2': 0.4}
     """
+    # The first evaluation at or after the budget, and the one before it.
     reached = [i for i, point in enumerate(points) if point[key] >= budget]
     after = reached[0] if reached else len(points) - 1
     low = points[max(0, after - 1)]
@@ -407,9 +411,10 @@ def table(curves: Curves, choose: Callable[[Curve], dict]) -> str:
         arm: [points and choose(points) for points in runs] for arm, runs in curves.items()
     }
 
-    # Columns are what every point has: runs of older code may hold fewer scores.
+    # Columns are what every point has: runs of an older version may hold fewer scores.
     all_points = [point for points in points_of.values() for point in points if point]
     common = [key for key in all_points[0] if all(key in point for point in all_points)]
+    # Scores first, then what was spent on them.
     totals = ["update", "sampled_tokens", "trained_tokens", "seconds"]
     keys = [key for key in common if key not in ("n", *totals)] + totals
 
@@ -539,11 +544,13 @@ def main() -> None:
             folders[arm, seed] = folder
             runs[folder] = {**flags, "seed": seed}
 
+    # An arm without a finished run is left out; a sweep without one is an error.
     failures = train_all(base, runs, args.jobs, args.sweep.stem)
     curves = read_curves(folders, failures)
     if not curves:
         raise BadInput(f"{args.sweep}: every run failed; see {RUNS}/*/log.txt")
 
+    # The tables say with which command they were made, flags for every run included.
     output = RUNS.parent / args.sweep.stem
     output.mkdir(parents=True, exist_ok=True)
     text = report(str(args.sweep), curves, "".join(f" {shlex.quote(word)}" for word in words))

@@ -1,5 +1,4 @@
-"""A sweep as a user runs it: arms and seeds, a failed arm, a second call that runs nothing
-again."""
+"""A sweep as a user runs it: arms and seeds, a failed arm, a second call that repeats nothing."""
 
 import json
 import math
@@ -14,55 +13,158 @@ from conftest import ROOT
 from test_scripts import SMALL, read, refused
 
 import run_ablations
+from run.intervals import T_95, interval
+
+
+def point(update=2, tokens=80, **scores):
+    """One evaluation of a curve."""
+    return {
+        "update": update,
+        "sampled_tokens": tokens,
+        "trained_tokens": tokens // 2,
+        "seconds": 1.0 * update,
+        "n": 3,
+        "pass@1": 0.5,
+        "greedy_length": 9.0,
+        "greedy_unfinished": 0.0,
+        **scores,
+    }
+
+
+def sampled(score, **others):
+    """A curve of one evaluation with this sampled pass@1."""
+    return [point(sampled_length=9.0, **{"avg@2": score}, **others)]
+
+
+def last_point(points):
+    return points[-1]
+
+
+# --- Figures ---
 
 
 def test_interval_against_the_definition():
     values = [1.0, 2.0, 4.0, 5.0, 8.0]
-    mean, half = run_ablations.interval(values)
-    assert mean == 4.0 and half == pytest.approx(
-        2.776 * statistics.stdev(values) / math.sqrt(5), rel=2e-3
-    )
-    assert math.isnan(run_ablations.interval([3.0])[1])
+    mean, half_width = interval(values)
+    standard_error = statistics.stdev(values) / math.sqrt(5)
+    assert mean == 4.0
+    assert half_width == pytest.approx(2.776 * standard_error, rel=2e-3)
+    assert math.isnan(interval([3.0])[1])
+
+
+@pytest.mark.parametrize("degrees", T_95)
+def test_students_t_against_its_integral(degrees):
+    """Within T_95, Student's density must hold 95 %: the area by a sum of thin strips."""
+
+    def density(x):
+        scale = math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2)
+        return scale / math.sqrt(degrees * math.pi) * (1 + x * x / degrees) ** (-(degrees + 1) / 2)
+
+    strips = 20_000
+    width = T_95[degrees] / strips
+    area = 2 * width * sum(density((i + 0.5) * width) for i in range(strips))
+    assert area == pytest.approx(0.95, abs=5e-4)
+
+
+def test_many_seeds_have_the_widest_t_that_is_known():
+    values = [0.0, 1.0] * 10
+    standard_error = statistics.stdev(values) / math.sqrt(20)
+    assert interval(values)[1] == pytest.approx(2.26 * standard_error)
 
 
 def test_points_at_equal_tokens_lie_between_evaluations():
     points = [
-        {"sampled_tokens": t, "avg@2": a, "update": u}
-        for t, a, u in ((0, 0.2, 0), (100, 0.4, 5), (300, 0.8, 10))
+        {"sampled_tokens": 0, "avg@2": 0.2, "update": 0},
+        {"sampled_tokens": 100, "avg@2": 0.4, "update": 5},
+        {"sampled_tokens": 300, "avg@2": 0.8, "update": 10},
     ]
     middle = run_ablations.point_at(points, "sampled_tokens", 200)
     assert middle == {"sampled_tokens": 200, "avg@2": pytest.approx(0.6), "update": 7.5}
-    assert [run_ablations.point_at(points, "sampled_tokens", t) for t in (300, 0)] == [
-        points[2],
-        points[0],
-    ]
+    assert run_ablations.point_at(points, "sampled_tokens", 300) == points[2]
+    assert run_ablations.point_at(points, "sampled_tokens", 0) == points[0]
+
+
+def test_budgets_that_no_evaluation_reaches():
+    single = [point(4, 100)]
+    assert run_ablations.point_at(single, "sampled_tokens", 50) == single[0]
+    assert run_ablations.point_at(single, "sampled_tokens", 500) == single[0]
+    # Nothing was sampled, so that all budgets are equal.
+    flat = [point(0, 0), point(1, 0), point(2, 0)]
+    assert run_ablations.point_at(flat, "sampled_tokens", 0) == flat[0]
+    curves = {"late": [[point(9, 900)]], "early": [[point(0, 0), point(1, 10)]]}
+    assert run_ablations.equal_budget(curves, "sampled_tokens") is None
+    text = run_ablations.report("s.yaml", curves)
+    assert "At equal sampled tokens: the evaluations of all runs have no number in common." in text
 
 
 def test_differences_are_taken_seed_by_seed():
-    def point(score):
-        return {
-            "update": 1,
-            "sampled_tokens": 10,
-            "trained_tokens": 5,
-            "seconds": 1.0,
-            "avg@2": score,
-        }
+    curves = {"a": [sampled(0.2), sampled(0.6)], "b": [sampled(0.3), sampled(0.7)]}
+    rows = run_ablations.table(curves, last_point).splitlines()
+    assert rows[2].endswith("| +0.0 ± 0.0 |")
+    assert rows[3].endswith("| +10.0 ± 0.0 |")
 
-    curves = {"a": [[point(0.2)], [point(0.6)]], "b": [[point(0.3)], [point(0.7)]]}
-    rows = run_ablations.table(curves, lambda points: points[-1]).splitlines()
-    assert rows[2].endswith("| +0.0 ± 0.0 |") and rows[3].endswith("| +10.0 ± 0.0 |")
+
+def test_a_failed_seed_takes_no_part_and_shifts_no_other(tmp_path):
+    """Differences are between runs of the same seed, also where an arm lacks one."""
+    whole = [sampled(0.1), sampled(0.2), sampled(0.6)]
+    part = [None, sampled(0.2), sampled(0.2)]
+    rows = run_ablations.table({"whole": whole, "part": part}, last_point).splitlines()
+    assert "| part | 2 |" in rows[3]
+    # Of the differences 0.0 and -40.0.
+    assert "| -20.0 ± " in rows[3]
+    no_seed_in_common = {"whole": [None, whole[1]], "part": [whole[0], None]}
+    rows = run_ablations.table(no_seed_in_common, last_point).splitlines()
+    assert rows[3].endswith("| - |")
+    plot = run_ablations.plot_arms({"whole": whole, "part": part}, tmp_path / "curves.png")
+    assert plot.exists()
+
+
+def test_headings_give_the_unit_of_their_cells():
+    """Rates are in percent, everything else as it was written."""
+    curve = sampled(0.25, sampled_unfinished=0.125)
+    header, _, row = run_ablations.table({"a": [curve]}, last_point).splitlines()
+    cells = dict(zip(header.split(" | "), row.split(" | ")))
+    assert cells["sampled pass@1 (avg@2) [%]"] == "25.0"
+    assert cells["greedy pass@1 [%]"] == "50.0"
+    assert cells["sampled, cut off [%]"] == "12.5"
+    assert cells["sampled length [tokens]"] == "9.0"
+    assert cells["sampled tokens"] == "80.0"
+    assert "n" not in cells
+
+
+def test_greedy_scores_are_compared_where_there_are_no_samples(tmp_path):
+    curves = {
+        "a|b": [[point(0, 0), point(2, 80)]],
+        "$x_1$": [[point(0, 0), point(2, 90, **{"pass@1": 0.75})]],
+    }
+    text = run_ablations.report("s.yaml", curves, " --lora_r 4")
+    assert "greedy pass@1 over the first arm" in text
+    assert "--seeds 1 --lora_r 4`" in text
+    assert text.count("| a\\|b | 1 | 50.0 |") == 3
+    assert "| +25.0 |" in text
+    plot = run_ablations.plot_arms(curves, tmp_path / "curves.png")
+    assert plot.stat().st_size > 10_000
+
+
+# --- Whole sweeps ---
+
+
+def write_yaml(path: Path, content: dict) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def test_a_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    base = tmp_path / "base.yaml"
     settings = {
         **SMALL,
         "max_steps": 2,
         "save_steps": 1,
         "eval_steps": 1,
         "benchmarks": ["arithmetic[:4]"],
+        "num_samples": 2,
     }
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**settings, "num_samples": 2}))
+    write_yaml(base, settings)
     tree = {"branching": [3, 2]}
     arms = {
         "tree": tree,
@@ -70,51 +172,134 @@ def test_a_sweep(tmp_path, monkeypatch, capsys):
         "broken": {"dataset_name": "none.jsonl"},
         "same tree": tree,
     }
-    (tmp_path / "small.yaml").write_text(
-        yaml.safe_dump({"extends": "base.yaml", "arms": arms}, sort_keys=False)
-    )
-    monkeypatch.setattr(
-        sys, "argv", ["run_ablations.py", "small.yaml", "--seeds", "1", "--lora_r", "4"]
-    )
+    write_yaml(tmp_path / "small.yaml", {"extends": "base.yaml", "arms": arms})
+    argv = ["run_ablations.py", "small.yaml", "--seeds", "1", "--lora_r", "4"]
+    monkeypatch.setattr(sys, "argv", argv)
     run_ablations.main()
-    printed = capsys.readouterr()
-    assert (
-        "failed: broken, seed 0: error: " in printed.err
-        and "none.jsonl: no such file" in printed.err
-    )
-    folder, runs = (
-        tmp_path / "results" / "ablations" / "small",
-        tmp_path / "results" / "ablations" / "runs",
-    )
+
+    # A failed arm is named, and left out of the tables.
+    printed = capsys.readouterr().err
+    assert "failed: broken, seed 0: error: " in printed
+    assert "none.jsonl: no such file" in printed
+    folder = tmp_path / "results" / "ablations" / "small"
     table = (folder / "table.md").read_text()
-    assert "| tree | 1 |" in table and "| same tree | 1 |" in table and "| flat | 1 |" in table
-    assert (
-        "| broken |" not in table and len(list(runs.glob("*/adapter"))) == 2
-    )  # what arms share is run once
+    for arm in ("tree", "same tree", "flat"):
+        assert f"| {arm} | 1 |" in table
+    assert "| broken |" not in table
     assert (folder / "curves.png").stat().st_size > 10_000
-    base = tmp_path / "base.yaml"
-    folder_of_tree = run_ablations.run_folder(base, {**tree, "lora_r": "4", "seed": 0})
-    rows = read(folder_of_tree / "metrics.jsonl")
-    assert yaml.safe_load((folder_of_tree / "config.yaml").read_text())["lora_r"] == 4
-    points = yaml.safe_load((folder / "results.json").read_text())["tree"][0]
-    assert [p["update"] for p in points] == [0, 1, 2]
-    assert points[-1]["sampled_tokens"] == sum(
-        row["sampled_tokens"] for row in rows if "reward" in row
-    )
-    before = {path: path.stat().st_mtime for path in runs.glob("*/metrics.jsonl")}
-    flat = run_ablations.run_folder(base, {**arms["flat"], "lora_r": "4", "seed": 0})
-    (flat / "adapter").rename(flat / "gone")  # as if killed after its last checkpoint
+
+    # What arms share is run once, with the flags after the command.
+    runs = tmp_path / "results" / "ablations" / "runs"
+    assert len(list(runs.glob("*/adapter"))) == 2
+    tree_run = run_ablations.run_folder(base, {**tree, "lora_r": "4", "seed": 0})
+    assert yaml.safe_load((tree_run / "config.yaml").read_text())["lora_r"] == 4
+
+    # A point holds the tokens of all updates until then.
+    points = json.loads((folder / "results.json").read_text())["tree"][0]
+    assert [each["update"] for each in points] == [0, 1, 2]
+    updates = [row for row in read(tree_run / "metrics.jsonl") if "reward" in row]
+    assert points[-1]["sampled_tokens"] == sum(row["sampled_tokens"] for row in updates)
+
+    # The same command continues the one run that was not finished, as if killed after its last
+    # checkpoint.
+    times = {path: path.stat().st_mtime for path in runs.glob("*/metrics.jsonl")}
+    flat_run = run_ablations.run_folder(base, {**arms["flat"], "lora_r": "4", "seed": 0})
+    (flat_run / "adapter").rename(flat_run / "gone")
     run_ablations.main()
-    changed = [path.parent.name for path, time in before.items() if path.stat().st_mtime != time]
-    assert changed == [flat.name] and (flat / "adapter").exists()
+    changed = [path.parent.name for path, time in times.items() if path.stat().st_mtime != time]
+    assert changed == [flat_run.name]
+    assert (flat_run / "adapter").exists()
     assert (folder / "table.md").read_text().count("| flat | 1 |") == 3
 
 
-def test_bad_sweeps(tmp_path, capsys):
-    assert "not a sweep" in refused(run_ablations.main, [tmp_path / "none.yaml"], capsys)
-    assert "written --flag value" in refused(
-        run_ablations.main, [tmp_path / "none.yaml", "--lora_r"], capsys
-    )
+def test_runs_that_arms_share_and_runs_of_all_weights_are_made_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    started = []
+
+    def train(command, **_):
+        outputs = [word for word in command if word.startswith("--output_dir=")]
+        (folder,) = [Path(word.partition("=")[2]) for word in outputs]
+        started.append(folder)
+        scores = {"n": 1, "pass@1": {"mean": 0.5}, "greedy_length": 1}
+        rows = [{"update": update, "evaluation": {"x": scores}} for update in (0, 1)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / ("model" if "--use_peft=False" in command else "adapter")).mkdir()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(run_ablations.subprocess, "run", train)
+    write_yaml(tmp_path / "base.yaml", {"max_steps": 1, "eval_steps": 1, "num_samples": 0})
+    arms = {"all weights": {"use_peft": False}, "adapter": {}, "adapter/again": None}
+    write_yaml(tmp_path / "grid.yaml", {"extends": "base.yaml", "arms": arms})
+    argv = ["run_ablations.py", "grid.yaml", "--seeds", "2", "--jobs", "3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    for _ in range(2):
+        run_ablations.main()
+        assert len(started) == len(set(started)) == 4
+    assert capsys.readouterr().out.count("| adapter/again | 2 |") == 6
+
+
+@pytest.mark.parametrize(
+    "said, code, reason",
+    [
+        # As after SIGKILL.
+        (b"", -9, "it ended without a word (exit code -9)"),
+        # A library's last words come after the error.
+        (b"error: the reason\nleaked semaphores \xe9\n", 2, "error: the reason (exit code 2)"),
+        (b"first\nTypeError: 3 is no text\n", 1, "TypeError: 3 is no text (exit code 1)"),
+        (b"error: " + b"x" * 1000, 2, "error: " + "x" * 293 + " (exit code 2)"),
+    ],
+)
+def test_why_a_run_failed(said, code, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("max_steps: 1\n")
+
+    def fail(command, stdout, **_):
+        stdout.write(said)
+        stdout.flush()
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(run_ablations.subprocess, "run", fail)
+    assert run_ablations.run_arm(Path("base.yaml"), {"seed": 0}, 1) == reason
+
+
+def test_only_the_last_try_says_why_a_run_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("max_steps: 1\n")
+    said = iter((b"error: the first try\n", b"killed\n"))
+
+    def fail(command, stdout, **_):
+        stdout.write(next(said))
+        stdout.flush()
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(run_ablations.subprocess, "run", fail)
+    reasons = [run_ablations.run_arm(Path("base.yaml"), {"seed": 0}, 1) for _ in range(2)]
+    assert reasons == ["error: the first try (exit code 1)", "killed (exit code 1)"]
+
+
+def test_the_sweeps_of_the_suite_can_be_run():
+    sweeps = sorted((ROOT / "recipes" / "ablations").glob("*.yaml"))
+    assert len(sweeps) > 10
+    for path in sweeps:
+        run_ablations.check_arms(path, *run_ablations.read_sweep(path))
+
+
+def test_a_run_is_named_by_what_its_recipe_extends_too(tmp_path):
+    (tmp_path / "base.yaml").write_text("max_steps: 2\n")
+    (tmp_path / "arm.yaml").write_text("extends: base.yaml\n")
+    before = run_ablations.run_folder(tmp_path / "arm.yaml", {"seed": 0})
+    (tmp_path / "base.yaml").write_text("max_steps: 3\n")
+    assert run_ablations.run_folder(tmp_path / "arm.yaml", {"seed": 0}) != before
+
+
+# --- Bad input ---
+
+
+def test_bad_commands(tmp_path, capsys):
+    missing = tmp_path / "none.yaml"
+    assert "not a sweep" in refused(run_ablations.main, [missing], capsys)
+    says = refused(run_ablations.main, [missing, "--lora_r"], capsys)
+    assert "written --flag value" in says
     (tmp_path / "base.yaml").write_text("max_steps: 1\neval_steps: 1\n")
     sweep = tmp_path / "list.yaml"
     sweep.write_text("extends: base.yaml\narms: {a: {}}\n")
@@ -177,129 +362,8 @@ def test_bad_sweeps(tmp_path, capsys):
 )
 def test_bad_sweeps_are_refused_before_the_first_run(text, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_ablations, "run_arm", None)  # no run is reached
+    # No run is reached.
+    monkeypatch.setattr(run_ablations, "run_arm", None)
     (tmp_path / "base.yaml").write_text("max_steps: 1\neval_steps: 1\n")
     (tmp_path / "bad.yaml").write_text(text + "\n")
     assert says in refused(run_ablations.main, ["bad.yaml"], capsys)
-
-
-def point(update, tokens, **scores):
-    totals = {
-        "update": update,
-        "sampled_tokens": tokens,
-        "trained_tokens": tokens // 2,
-        "seconds": 1.0 * update,
-    }
-    return {
-        **totals,
-        "n": 3,
-        "pass@1": 0.5,
-        "greedy_length": 9.0,
-        "greedy_unfinished": 0.0,
-        **scores,
-    }
-
-
-def test_greedy_scores_are_compared_where_there_are_no_samples(tmp_path):
-    curves = {
-        "a|b": [[point(0, 0), point(2, 80)]],
-        "$x_1$": [[point(0, 0), point(2, 90, **{"pass@1": 0.75})]],
-    }
-    text = run_ablations.report("s.yaml", curves, " --lora_r 4")
-    assert "pass@1 over the first arm" in text and "--seeds 1 --lora_r 4`" in text
-    assert text.count("| a\\|b | 1 | 50.0 % |") == 3 and "| +25.0 |" in text
-    assert run_ablations.plot_arms(curves, tmp_path / "curves.png").stat().st_size > 10_000
-
-
-def test_a_failed_seed_takes_no_part_and_shifts_no_other(tmp_path):
-    """Differences are between runs of the same seed, also where an arm lacks one."""
-
-    def run(score):
-        return [point(2, 80, sampled_length=9.0, **{"avg@2": score})]
-
-    whole, part = [run(0.1), run(0.2), run(0.6)], [None, run(0.2), run(0.2)]
-    rows = run_ablations.table(
-        {"whole": whole, "part": part}, lambda points: points[-1]
-    ).splitlines()
-    assert "| part | 2 |" in rows[3] and "| -20.0 ± " in rows[3]  # of 0.0 and -40.0
-    lone = {"whole": [None, whole[1]], "part": [whole[0], None]}
-    assert run_ablations.table(lone, lambda points: points[-1]).splitlines()[3].endswith("| - |")
-    assert run_ablations.plot_arms({"whole": whole, "part": part}, tmp_path / "curves.png").exists()
-
-
-def test_budgets_that_no_evaluation_reaches():
-    single = [point(4, 100)]
-    assert run_ablations.point_at(single, "sampled_tokens", 50) == single[0]
-    assert run_ablations.point_at(single, "sampled_tokens", 500) == single[0]
-    flat = [point(0, 0), point(1, 0), point(2, 0)]  # nothing sampled: all budgets are equal
-    assert run_ablations.point_at(flat, "sampled_tokens", 0) == flat[0]
-    text = run_ablations.report(
-        "s.yaml", {"late": [[point(9, 900)]], "early": [[point(0, 0), point(1, 10)]]}
-    )
-    assert "At equal sampled tokens: there is no number of them" in text
-
-
-def test_runs_that_arms_share_and_runs_of_all_weights_are_made_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    started = []
-
-    def train(command, **_):
-        (folder,) = (
-            Path(word.partition("=")[2]) for word in command if word.startswith("--output_dir=")
-        )
-        started.append(folder)
-        scores = {"n": 1, "pass@1": {"mean": 0.5}, "greedy_length": 1}
-        rows = [{"update": update, "evaluation": {"x": scores}} for update in (0, 1)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / ("model" if "--use_peft=False" in command else "adapter")).mkdir()
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(run_ablations.subprocess, "run", train)
-    (tmp_path / "base.yaml").write_text("max_steps: 1\neval_steps: 1\nnum_samples: 0\n")
-    arms = {"all weights": {"use_peft": False}, "adapter": {}, "adapter/again": None}
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"extends": "base.yaml", "arms": arms}))
-    monkeypatch.setattr(
-        sys, "argv", ["run_ablations.py", "grid.yaml", "--seeds", "2", "--jobs", "3"]
-    )
-    for _ in range(2):
-        run_ablations.main()
-        assert len(started) == len(set(started)) == 4
-    assert capsys.readouterr().out.count("| adapter/again | 2 |") == 6
-
-
-def test_why_a_run_failed(tmp_path, monkeypatch):
-    """Also where it said nothing, as after SIGKILL, and where its last words are of a library."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.yaml").write_text("max_steps: 1\n")
-    for seed, said, code, reason in (
-        (0, b"", -9, "it ended without a word (exit code -9)"),
-        (1, b"error: the reason\nleaked semaphores \xe9\n", 2, "error: the reason (exit code 2)"),
-    ):
-
-        def fail(command, stdout, said=said, code=code, **_):
-            stdout.write(said)
-            stdout.flush()
-            return SimpleNamespace(returncode=code)
-
-        monkeypatch.setattr(run_ablations.subprocess, "run", fail)
-        assert run_ablations.run_arm(Path("base.yaml"), {"seed": seed}, 1) == reason
-
-
-def test_the_sweeps_of_the_suite_name_flags_that_exist():
-    import train_treerpo
-    from run.flags import parse_flags
-
-    for path in (ROOT / "recipes" / "ablations").glob("*.yaml"):
-        sweep = yaml.safe_load(path.read_text())
-        known = parse_flags(
-            train_treerpo.Flags, ["--config", str(path.parent / sweep["extends"])], ""
-        )
-        assert all(set(flags) <= set(vars(known)) for flags in sweep["arms"].values())
-
-
-def test_a_run_is_named_by_what_its_recipe_extends_too(tmp_path):
-    (tmp_path / "base.yaml").write_text("max_steps: 2\n")
-    (tmp_path / "arm.yaml").write_text("extends: base.yaml\n")
-    before = run_ablations.run_folder(tmp_path / "arm.yaml", {"seed": 0})
-    (tmp_path / "base.yaml").write_text("max_steps: 3\n")
-    assert run_ablations.run_folder(tmp_path / "arm.yaml", {"seed": 0}) != before
