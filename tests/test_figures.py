@@ -51,9 +51,9 @@ def test_a_changed_digit_changes_back(name):
     start = table.index("\n", table.index("---"))
     digits = [match.start() for match in re.finditer(r"\d", table) if match.start() > start]
     assert len(digits) > 3
-    for place in digits[:20]:
-        other_digit = str((int(table[place]) + 1) % 10)
-        changed = table[:place] + other_digit + table[place + 1 :]
+    for position in digits[:20]:
+        other_digit = str((int(table[position]) + 1) % 10)
+        changed = table[:position] + other_digit + table[position + 1 :]
         assert make_tables.rewrite(marked(name, changed), "x") == right
     assert make_tables.rewrite(marked(name, "").replace("\n\n", "\n"), "x") == right
 
@@ -161,11 +161,23 @@ def test_ratios_are_those_of_the_seconds(path):
         assert rival["range"] == pytest.approx([min(ratios), max(ratios)])
 
 
+# Measured with the default of every flag but the model, whose name names the file.
+WITH_DEFAULTS = {
+    "sampling": "sampling-4-tiny",
+    "training": "training-50m",
+    "grading": "grading-math",
+}
+
+
+def settings_of(file: str) -> dict:
+    return json.loads((ROOT / "results" / "benchmarks" / f"{file}.json").read_text())["settings"]
+
+
 @pytest.mark.parametrize("measurement", MEASUREMENTS, ids=lambda measurement: measurement.file)
 def test_commands_of_benchmarks_are_those_that_measured(measurement):
-    """Each flag of a table's command has the value that the JSON records."""
-    path = ROOT / "results" / "benchmarks" / f"{measurement.file}.json"
-    settings = json.loads(path.read_text())["settings"]
+    """Each flag of a table's command has the value that the JSON records, and no flag that was not
+    at its default is left out."""
+    settings = settings_of(measurement.file)
     values_of: dict[str, list[str]] = {}
     for word in measurement.flags.split():
         if word.startswith("--"):
@@ -177,6 +189,14 @@ def test_commands_of_benchmarks_are_those_that_measured(measurement):
         value = settings[name]
         recorded = value if isinstance(value, list) else [value]
         assert [str(part) for part in recorded] == (words or ["True"])
+
+    script = measurement.file.removeprefix("profile-").split("-")[0]
+    if script in WITH_DEFAULTS:
+        defaults = settings_of(WITH_DEFAULTS[script])
+        changed = {
+            name for name in settings if settings[name] != defaults.get(name, settings[name])
+        }
+        assert changed - {"model", "data_dir"} <= values_of.keys()
 
 
 # --- Prose ---
@@ -199,7 +219,7 @@ def intervals(text: str) -> list[str]:
 
 def test_intervals_in_the_sections_of_sweeps_are_those_of_their_tables():
     page = outside_tables((ROOT / "results" / "README.md").read_text())
-    sections = re.findall(r"^### (\w+):.*?$(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^### \[(\w+)\].*?$(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
     assert {name for name, _ in sections} == set(make_tables.SWEEPS)
     checked = 0
     for name, text in sections:
