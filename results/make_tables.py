@@ -1,0 +1,618 @@
+"""Writes the tables of measured figures into README.md, docs/*.md and results/README.md.
+
+    python results/make_tables.py        # prints which files changed
+
+A table stands between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`. Whatever is between
+them is overwritten: the table and a note under it are made anew from the JSON files in this folder.
+TABLES, below, lists the names. A test holds that running this script changes nothing.
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from eval_math import paper_table  # noqa: E402
+from run.errors import BadInput, run  # noqa: E402
+from run.folder import read_lines, write_whole  # noqa: E402
+from run_ablations import (  # noqa: E402
+    column,
+    differences,
+    equal_budget,
+    markdown,
+    point_at,
+    score_name,
+    with_interval,
+)
+
+RESULTS = ROOT / "results"
+
+
+# --- The demo ---
+
+
+def demo_table() -> str:
+    """The model before and after the demo, from its first and its last evaluation."""
+    evaluations = read_lines(RESULTS / "demo" / "evaluations.jsonl")
+    first = evaluations[0]
+    last = evaluations[-1]
+    header = [
+        "",
+        "greedy pass@1 [%]",
+        "sampled pass@1 (avg@4) [%]",
+        "pass@4 [%]",
+        "mean length, sampled [tokens]",
+    ]
+    rows = []
+    for label, evaluation in (
+        ("tiny base", first),
+        (f"after {last['update']} updates of TreeRPO", last),
+    ):
+        (scores,) = evaluation["evaluation"].values()
+        rates = [_rate(scores[name]) for name in ("pass@1", "avg@4", "pass@4")]
+        rows.append([label, *rates, f"{scores['sampled_length']:.1f}"])
+    note = (
+        f"`python train_treerpo.py`: {scores['n']} unseen problems, one seed (0); "
+        "mean ± standard error over problems."
+    )
+    return _with_note(markdown(header, rows), note)
+
+
+def _rate(score: dict[str, float]) -> str:
+    """A mean and its standard error in percent."""
+    return f"{100 * score['mean']:.1f} ± {100 * score['standard_error']:.1f}"
+
+
+# --- The sweeps ---
+
+SWEEPS = (
+    "tuned",
+    "leaves",
+    "main",
+    "sparse",
+    "noise",
+    "gemma3",
+    "fidelity",
+    "credit",
+    "loss",
+    "shape",
+    "steps",
+    "grid",
+    "tune",
+)
+# Their runs had other work beside them, so that their seconds say nothing.
+SWEEPS_WITHOUT_SECONDS = ("fidelity", "shape")
+
+
+class Comparison(NamedTuple):
+    """A sweep with an arm of TreeRPO and an arm of GRPO, and what each of them is."""
+
+    sweep: str
+    tree_arm: str
+    tree: str
+    grpo_arm: str
+    grpo: str
+
+
+COMPARISONS = (
+    Comparison(
+        "tuned",
+        "4-2",
+        "4-2 tree, 16 prompts per update: the best tree of a grid",
+        "grpo-5",
+        "5 completions, 16 prompts per update: GRPO's best in the grid",
+    ),
+    Comparison("leaves", "4-2", "4-2 tree: 8 leaves per prompt", "8", "8 completions per prompt"),
+    Comparison(
+        "main",
+        "treerpo",
+        "6-2-2 tree, 32 prompts per update: the demo's setting",
+        "grpo-10",
+        "10 completions, which cost about what the tree costs",
+    ),
+    Comparison(
+        "gemma3",
+        "treerpo",
+        "4-4 tree, Gemma 3 270M on small SVAMP problems",
+        "grpo-8",
+        "8 completions, same model and problems",
+    ),
+)
+
+
+def results_table() -> str:
+    """TreeRPO and GRPO at equal sampled tokens: two rows per comparison."""
+    header = ["arm", "what differs", "sampled pass@1 [%]", "over GRPO [points]", "seeds"]
+    rows = []
+    budgets = []
+    for sweep, tree_arm, tree, grpo_arm, grpo in COMPARISONS:
+        curves = curves_of(sweep)
+        budget = equal_budget(curves, "sampled_tokens")
+        budgets.append(f"{sweep} {budget:,.0f}")
+        points = _points_at(curves, "sampled_tokens", budget)
+        tree_points = points[tree_arm]
+        grpo_points = points[grpo_arm]
+        score = _score_of(points)
+        gain = _difference(score, tree_points, grpo_points)
+        tree_cells = [_mean(score, tree_points), gain, _seeds(tree_points)]
+        grpo_cells = [_mean(score, grpo_points), "-", _seeds(grpo_points)]
+        rows.append([f"{sweep}: TreeRPO", tree, *tree_cells])
+        rows.append([f"{sweep}: GRPO", grpo, *grpo_cells])
+    note = (
+        f"At equal sampled tokens within each sweep ({'; '.join(budgets)}). Mean ± 95 % interval "
+        "over seeds; differences are taken seed by seed. Commands: `python run_ablations.py "
+        "recipes/ablations/NAME.yaml --seeds 5`, for gemma3 `--seeds 1`; all arms are in "
+        "results/ablations/NAME/table.md."
+    )
+    return _with_note(markdown(header, rows), note)
+
+
+def sweep_table(sweep: str) -> str:
+    """One sweep, one row per arm: scores at equal sampled tokens, the difference to the first arm
+    there and at equal seconds, and what the arm has and has spent after its last update."""
+    curves = curves_of(sweep)
+    first_arm = next(iter(curves))
+    at_end = {arm: [points and points[-1] for points in runs] for arm, runs in curves.items()}
+    score = _score_of(at_end)
+
+    tokens = equal_budget(curves, "sampled_tokens")
+    at_tokens = _points_at(curves, "sampled_tokens", tokens)
+    header = [
+        "arm",
+        f"at {tokens:,.0f} sampled tokens: sampled pass@1 [%]",
+        "over the first arm [points]",
+        "greedy pass@1 [%]",
+    ]
+    rows = []
+    for arm, points in at_tokens.items():
+        gain = _difference(score, points, at_tokens[first_arm])
+        rows.append([arm, _mean(score, points), gain, _mean("pass@1", points)])
+
+    if sweep not in SWEEPS_WITHOUT_SECONDS:
+        seconds = equal_budget(curves, "seconds")
+        at_seconds = _points_at(curves, "seconds", seconds)
+        header.append(f"at {seconds:,.0f} s: over the first arm [points]")
+        for row, points in zip(rows, at_seconds.values()):
+            row.append(_difference(score, points, at_seconds[first_arm]))
+
+    header += [
+        "after the last update: sampled pass@1 [%]",
+        "length [tokens]",
+        "sampled tokens",
+        "trained tokens",
+        "seeds",
+    ]
+    for row, points in zip(rows, at_end.values()):
+        keys = (score, "sampled_length", "sampled_tokens", "trained_tokens")
+        row += [*(_mean(key, points) for key in keys), _seeds(points)]
+
+    before = [points and points[0] for points in curves[first_arm]]
+    seeds = max(map(len, curves.values()))
+    spread = (
+        "mean ± 95 % interval over seeds, differences taken seed by seed"
+        if seeds > 1
+        else "one seed, so without intervals"
+    )
+    note = (
+        f"`python run_ablations.py recipes/ablations/{sweep}.yaml --seeds {seeds}`: {spread}. "
+        f"Before training: sampled pass@1 {_mean(score, before)}, greedy {_mean('pass@1', before)}."
+    )
+    return _with_note(markdown(header, rows), note)
+
+
+@cache
+def curves_of(sweep: str) -> dict[str, list[list[dict] | None]]:
+    """The curves of every arm and seed, as run_ablations.py wrote them."""
+    return _read_json(RESULTS / "ablations" / sweep / "results.json")
+
+
+def _points_at(curves: dict, key: str, budget: float) -> dict[str, list[dict | None]]:
+    """The point of every run's curve where `key` reaches the budget; a failed run stays None."""
+    return {
+        arm: [points and point_at(points, key, budget) for points in runs]
+        for arm, runs in curves.items()
+    }
+
+
+def _score_of(points_of: dict[str, list[dict | None]]) -> str:
+    """The score by which a sweep's arms are compared."""
+    return score_name(next(point for points in points_of.values() for point in points if point))
+
+
+def _mean(key: str, points: list[dict | None]) -> str:
+    return with_interval(column(key, [point for point in points if point]))
+
+
+def _difference(score: str, points: list[dict | None], others: list[dict | None]) -> str:
+    """The difference between two arms; - for an arm and itself, or where they share no seed."""
+    gains = differences(score, points, others)
+    if points is others or not gains:
+        return "-"
+    return with_interval(gains, "+")
+
+
+def _seeds(points: list[dict | None]) -> str:
+    return str(sum(point is not None for point in points))
+
+
+# --- What others published ---
+
+
+def published_table() -> str:
+    """The paper's figures and CATPO's, as published, beside what was run here: nothing yet."""
+    # Without evaluations of ours, the paper's table holds the published rows alone.
+    published, _ = paper_table([])
+    tables = []
+    for table in published.strip().split("\n\n"):
+        header, rule, *rows = table.split("\n")
+        lines = [f"{header} here |", f"{rule} --- |", *(f"{row} not run |" for row in rows)]
+        tables.append("\n".join(lines))
+    note = "As their authors published them; - is a figure that they did not publish."
+    return _with_note("\n\n".join(tables), note)
+
+
+# --- Speed and memory ---
+
+
+class Measurement(NamedTuple):
+    """A file in results/benchmarks, what it measured, and the flags of the command."""
+
+    file: str
+    what: str
+    flags: str
+
+
+SAMPLING = (
+    Measurement(
+        "sampling-4-350m",
+        "350M random Qwen2, 4 prompts",
+        "--model 350m --skip continuous,reprefill,floor",
+    ),
+    Measurement(
+        "sampling-1-350m",
+        "350M random Qwen2, 1 prompt",
+        "--model 350m --prompts 1 --skip continuous",
+    ),
+    Measurement(
+        "sampling-1-50m", "50M random Qwen2, 1 prompt", "--model 50m --prompts 1 --skip continuous"
+    ),
+    Measurement(
+        "sampling-1-gemma3-270m",
+        "Gemma 3 270M, 1 prompt",
+        "--model gemma3-270m --prompts 1 --skip continuous",
+    ),
+    Measurement("sampling-16-tiny", "tiny base, 16 prompts", "--prompts 16 --skip continuous"),
+    Measurement("sampling-4-tiny", "tiny base, 4 prompts", ""),
+)
+TRAINING = (
+    Measurement("training-350m", "LoRA adapter, 350M", "--model 350m --max_pack_tokens 2048"),
+    Measurement("training-50m", "LoRA adapter, 50M", "--model 50m"),
+    Measurement(
+        "training-gemma3-270m",
+        "LoRA adapter, Gemma 3 270M, 16 tokens per step",
+        "--model gemma3-270m --max_pack_tokens 2048 --step_tokens 16",
+    ),
+    Measurement("training-tiny", "all weights, tiny base", "--lora_r 0"),
+)
+UPDATE = (Measurement("update-50m", "50M, 64 completions of 96 tokens", "--model 50m"),)
+GRADING = (
+    Measurement("grading-math", "2,048 pairs, one per problem, half of them wrong", "DIR"),
+    Measurement(
+        "grading-math-16-prompts",
+        "16 problems, 128 completions each, half of them wrong",
+        "DIR --prompts 16",
+    ),
+    Measurement(
+        "grading-hostile",
+        "140 hostile completions, of which 28 hang, with a limit of 1 s",
+        "--hostile",
+    ),
+)
+MEMORY = (Measurement("memory-tiny", "tiny base", "--model tiny"),)
+PROFILES = (
+    Measurement(
+        "profile-sampling-1-350m",
+        "sampling, 350M",
+        "--model 350m --prompts 1 --step_tokens 8 --skip continuous --profile",
+    ),
+    Measurement(
+        "profile-sampling-1-gemma3-270m",
+        "sampling, Gemma 3 270M",
+        "--model gemma3-270m --prompts 1 --step_tokens 8 --profile",
+    ),
+    Measurement(
+        "profile-training-350m", "training, 350M", "--model 350m --max_pack_tokens 2048 --profile"
+    ),
+)
+CREDIT = (
+    Measurement("credit-4-2", "4-2", "--shape 4 2 --step_tokens 36 --problems 16 --draws 12"),
+    Measurement("credit-6-2-2", "6-2-2", "--shape 6 2 2 --step_tokens 24 --problems 16 --draws 12"),
+)
+
+
+def command_of(measurement: Measurement) -> str:
+    """The command that measured it.
+
+    >>> command_of(TRAINING[1]), command_of(SAMPLING[5])
+    ('python benchmarks/training.py --model 50m', 'python benchmarks/sampling.py')
+    """
+    script = measurement.file.removeprefix("profile-").split("-")[0]
+    return f"python benchmarks/{script}.py {measurement.flags}".strip()
+
+
+def sampling_table() -> str:
+    rivals = {
+        "flat": "flat `generate`",
+        "reprefill": "re-prefilling every branch",
+        "floor": "bare forward passes",
+        "continuous": "continuous batching",
+    }
+    return ratio_table(SAMPLING, "tree", rivals)
+
+
+def training_table() -> str:
+    rivals = {
+        "step rows": "one row per step",
+        "path rows": "one row per path",
+        "floor": "as many tokens in one causal row",
+    }
+    return ratio_table(TRAINING, "packed", rivals)
+
+
+def update_table() -> str:
+    return ratio_table(UPDATE, "TreeRPO", {"TRL GRPOTrainer": "TRL GRPOTrainer"})
+
+
+def grading_table() -> str:
+    rivals = {"1 worker": "the same with 1 worker", "math-verify": "math-verify in a loop"}
+    table = ratio_table(GRADING, "2 workers", rivals)
+    hostile = _benchmark("grading-hostile")
+    # Two workers wait for the pairs that hang, each up to the limit of 1 s.
+    waited = hostile["hanging"] / 2
+    beyond = statistics.median(hostile["seconds beyond the limit of a pair"])
+    return (
+        f"{table} Of the hostile batch's seconds {waited:.0f} are the limit, and a time-out costs "
+        f"{1000 * beyond:.0f} ms beyond it (median)."
+    )
+
+
+def ratio_table(measurements: tuple[Measurement, ...], ours: str, rivals: dict[str, str]) -> str:
+    """How many times as long as ours each rival takes, one row per measurement.
+
+    Args:
+        ours: the name of this suite's way in the JSON.
+        rivals: the name of each rival in the JSON, and what the table calls it.
+    """
+    header = ["", f"{ours} [s]", *rivals.values(), "command"]
+    rows = []
+    rounds = set()
+    machines = set()
+    for measurement in measurements:
+        measured = _benchmark(measurement.file)
+        seconds = measured["rivals"][ours]["seconds"]
+        ratios = [_ratio(measured["rivals"].get(rival)) for rival in rivals]
+        time = f"{statistics.median(seconds):.3g}"
+        rows.append([measurement.what, time, *ratios, f"`{command_of(measurement)}`"])
+        rounds.add(len(seconds))
+        machines.add(
+            f"{measured['machine']}, {measured['threads']} threads, torch {measured['torch']}, "
+            f"transformers {measured['transformers']}"
+        )
+    note = (
+        f"Seconds: the median of {_either(rounds)} rounds. x: a rival's seconds over ours in the "
+        f"same round, median (least to most). {_either(machines)}."
+    )
+    return _with_note(markdown(header, rows), note)
+
+
+def _ratio(rival: dict | None) -> str:
+    if rival is None:
+        return "not run"
+    least, most = rival["range"]
+    return f"{rival['ratio']:.2f} x ({least:.2f} to {most:.2f})"
+
+
+def memory_table() -> str:
+    """Peak memory as a tree widens."""
+    (measurement,) = MEMORY
+    measured = _benchmark(measurement.file)
+    header = ["leaves", "packs", "before [MiB]", "peak in sampling [MiB]", "peak in training [MiB]"]
+    rows = []
+    for row in measured["rows"]:
+        peaks = [f"{row[phase]:.0f}" for phase in ("start", "sampling", "training")]
+        rows.append([f"{row['leaves']:,}", str(row["packs"]), *peaks])
+    settings = measured["settings"]
+    note = (
+        f"`{command_of(measurement)}`: depth 3, max_rows {settings['max_rows']}, max_pack_tokens "
+        f"{settings['max_pack_tokens']}, 2 CPU cores; each size once, in a process of its own."
+    )
+    return _with_note(markdown(header, rows), note)
+
+
+def profile_table() -> str:
+    """Which operators take the time."""
+    header = ["", "matrix products [%]", "attention [%]", "command"]
+    rows = []
+    for measurement in PROFILES:
+        for rival, percent in _benchmark(measurement.file)["shares"].items():
+            products = percent.get("aten::mm", 0.0) + percent.get("aten::addmm", 0.0)
+            attention = sum(value for name, value in percent.items() if "attention" in name)
+            cells = [f"{products:.1f}", f"{attention:.1f}", f"`{command_of(measurement)}`"]
+            rows.append([f"{measurement.what}, {rival}", *cells])
+    note = "Of the time of one run each, on 2 CPU cores; operators below the 8 largest count as 0."
+    return _with_note(markdown(header, rows), note)
+
+
+@cache
+def _benchmark(name: str) -> dict:
+    return _read_json(RESULTS / "benchmarks" / f"{name}.json")
+
+
+# --- The noise of credit ---
+
+
+def gradient_noise_table() -> str:
+    """The variance of the policy gradient, one row per estimator."""
+    header = ["estimator, divisor"]
+    rows: dict[str, list[str]] = {}
+    for measurement in CREDIT:
+        shape = measurement.what
+        header += [f"{shape}: variance / mean²", f"{shape}: cosine", f"{shape}: tokens"]
+        for name, figures in _benchmark(measurement.file)["gradient_noise"].items():
+            # GRPO draws as many completions as the tree's tokens pay for: 5 and 11.
+            label = re.sub(r"^grpo, \d+ flat", "GRPO at equal tokens", name)
+            variance = figures["relative_variance"]
+            row = rows.setdefault(label, [label])
+            row.append("-" if variance is None else f"{variance:.2f}")
+            row.append(f"{figures['cosine_of_mean_to_path_share']:.3f}")
+            row.append(f"{figures['sampled_tokens']:,.0f}")
+    commands = " and ".join(f"`{command_of(measurement)}`" for measurement in CREDIT)
+    note = (
+        f"{commands}: the tiny base, 12 fresh batches at a fixed policy, one seed. Variance of the "
+        "gradient over its squared mean; cosine of its mean to that of path_share, which is "
+        "unbiased; mean sampled tokens of a batch."
+    )
+    return _with_note(markdown(header, list(rows.values())), note)
+
+
+def step_rewards_table() -> str:
+    """How far a step reward is from a fresh estimate, by depth."""
+    header = ["tree", "depth", "children", "nodes", "root mean square error"]
+    rows = []
+    for measurement in CREDIT:
+        for depth, row in _benchmark(measurement.file)["step_reward_errors"].items():
+            error = f"{row['rms_error']:.2f}"
+            rows.append([measurement.what, depth, str(row["children"]), str(row["nodes"]), error])
+    fresh = _benchmark(CREDIT[0].file)["settings"]["fresh"]
+    commands = " and ".join(f"`{command_of(measurement)}`" for measurement in CREDIT)
+    note = (
+        f"{commands}: step rewards against {fresh} fresh continuations of the same step, whose own "
+        "variance is taken off; the tiny base, one seed."
+    )
+    return _with_note(markdown(header, rows), note)
+
+
+# --- Faults ---
+
+
+def faults_table() -> str:
+    """What `make faults` tried, and what survived."""
+    report = _read_json(RESULTS / "faults.json")
+    rows = [[row["fault"], f"{row['tried']:,}", f"{row['survived']:,}"] for row in report["rows"]]
+    note = f"`{report['command']}`: {report['seconds']:,} seconds on {report['machine']}."
+    return _with_note(markdown(["fault", "tried", "survived"], rows), note)
+
+
+# --- All tables ---
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo_table,
+    "results": results_table,
+    "published": published_table,
+    "sampling": sampling_table,
+    "training": training_table,
+    "update": update_table,
+    "grading": grading_table,
+    "memory": memory_table,
+    "profile": profile_table,
+    "gradient-noise": gradient_noise_table,
+    "step-rewards": step_rewards_table,
+    "faults": faults_table,
+    **{sweep: partial(sweep_table, sweep) for sweep in SWEEPS},
+}
+
+
+def _with_note(table: str, note: str) -> str:
+    return f"{table}\n\n{note}"
+
+
+def _either(values: Iterable) -> str:
+    """All values of a set, which should hold one."""
+    return " or ".join(sorted(map(str, values)))
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: can't be read ({error})") from error
+
+
+# --- Writing them ---
+
+MARKER = re.compile(r"<!--\s*(begin|end)\s+(.*?)\s*-->\s*")
+
+
+def rewrite(text: str, document: str) -> str:
+    """A document with every marked table made anew.
+
+    Args:
+        document: its name, for messages.
+
+    Raises:
+        BadInput: a marker names no table, or has no counterpart.
+    """
+    lines = []
+    open_name = ""
+    begin = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        marker = MARKER.fullmatch(line)
+        if not marker:
+            # The old table, between its markers, is dropped.
+            if not open_name:
+                lines.append(line)
+            continue
+        kind, name = marker.groups()
+        here = f"{document}, line {number}: <!-- {kind} {name} -->"
+        if name not in TABLES:
+            raise BadInput(f"{here}: there is no such table; there are {', '.join(TABLES)}")
+        if kind == "begin":
+            if open_name:
+                raise BadInput(f"{begin}: has no <!-- end {open_name} --> before line {number}")
+            open_name = name
+            begin = here
+            lines += [line, TABLES[name]()]
+        else:
+            if name != open_name:
+                raise BadInput(f"{here}: has no <!-- begin {name} --> before it")
+            open_name = ""
+            lines.append(line)
+    if open_name:
+        raise BadInput(f"{begin}: has no <!-- end {open_name} --> after it")
+    return "\n".join(lines)
+
+
+def documents(root: Path) -> list[Path]:
+    """The files in which tables may stand."""
+    docs = sorted((root / "docs").glob("*.md"))
+    return [root / "README.md", *docs, root / "results" / "README.md"]
+
+
+def write_tables(root: Path) -> list[str]:
+    """Makes every marked table anew; returns the names of the files that changed. With a bad marker
+    in any file, none is written."""
+    rewritten = {}
+    for path in documents(root):
+        old = path.read_text(encoding="utf-8")
+        new = rewrite(old, str(path.relative_to(root)))
+        if new != old:
+            rewritten[path] = new
+    for path, text in rewritten.items():
+        write_whole(path, text)
+    return [str(path.relative_to(root)) for path in rewritten]
+
+
+def main() -> None:
+    changed = write_tables(ROOT)
+    print("changed: " + ", ".join(changed) if changed else "nothing changed")
+
+
+if __name__ == "__main__":
+    run(main)
