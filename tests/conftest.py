@@ -9,7 +9,9 @@ os.environ.setdefault(
 )  # of each process: several test files run side by side
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import json
 import subprocess
+import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,6 +42,7 @@ FAMILIES = {
 }
 
 TRIED, SURVIVED = Counter(), Counter()
+STARTED = time.monotonic()
 
 
 @contextmanager
@@ -55,6 +58,23 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line("\n| fault | tried | survived |\n|---|---|---|")
         for name, times in TRIED.items():
             terminalreporter.write_line(f"| {name} | {times:,} | {SURVIVED[name]:,} |")
+    # Only `make faults` sets all three.
+    if {"KILLS", "WORKER_KILLS", "HOSTILE"} <= os.environ.keys():
+        record_faults(ROOT / "results" / "faults.json")
+
+
+def record_faults(path: Path) -> None:
+    """Writes that table as results/make_tables.py reads it."""
+    record = {
+        "command": "make faults",
+        "machine": f"{os.cpu_count()} CPU cores",
+        "seconds": round(time.monotonic() - STARTED),
+        "rows": [
+            {"fault": name, "tried": times, "survived": SURVIVED[name]}
+            for name, times in TRIED.items()
+        ],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 # A user, network and mount namespace of one's own: for other machines and other disks. Not

@@ -5,7 +5,9 @@ import json
 import re
 import shlex
 import statistics
+from collections import Counter
 
+import conftest
 import pytest
 from conftest import ROOT
 from test_scripts import refused
@@ -159,6 +161,16 @@ def test_ratios_are_those_of_the_seconds(path):
         ratios = [theirs / mine for theirs, mine in zip(rival["seconds"], ours)]
         assert rival["ratio"] == pytest.approx(statistics.median(ratios))
         assert rival["range"] == pytest.approx([min(ratios), max(ratios)])
+
+
+def test_the_faults_that_were_tried_are_recorded_as_the_table_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(conftest, "TRIED", Counter({"full disk: a clear line": 1200}))
+    monkeypatch.setattr(conftest, "SURVIVED", Counter({"full disk: a clear line": 1199}))
+    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
+    conftest.record_faults(tmp_path / "faults.json")
+    table = make_tables.faults_table()
+    assert "| full disk: a clear line | 1,200 | 1,199 |" in table
+    assert "`make faults`: " in table and "seconds on" in table
 
 
 # Measured with the default of every flag but the model, whose name names the file.
