@@ -309,6 +309,7 @@ import eval_math
 import plot_results
 from advantage import ESTIMATORS, step_rewards, with_only_children
 from generate import settle_rope
+from learner import Learner, UpdateResult, update_policy
 from metrics import Watch, summarise, tree_record, tree_statistics
 from policy import check_model, check_sampler, checkpoint_layers
 from reward import Grader
@@ -319,9 +320,8 @@ from run.processes import device_dtype, launched_processes, launched_with_fsdp, 
 from run.session import Session
 from tree import Tree
 from tree_sampler import TreeSampler
-from update import Learner, UpdateResult, update_policy
 
-# --- The phases of an update; the fourth is update.py's `update_policy` ---
+# --- The phases of an update; the fourth is learner.py's `update_policy` ---
 
 
 class Batch(NamedTuple):

@@ -22,8 +22,8 @@ from transformers import TrainerCallback, get_scheduler
 from trl import GRPOConfig, GRPOTrainer
 
 import train_treerpo
+from learner import Learner, update_policy
 from tree_sampler import TreeSampler
-from update import Learner, update_policy
 
 args = arguments(__doc__, branching=4, depth=3, step_tokens=32, prompt=64, batch=64)
 leaves = args.branching**args.depth

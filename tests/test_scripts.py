@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from transformers import get_scheduler
 
 import eval_math
+import policy
 import train_treerpo
-import update
+from learner import Learner, UpdateResult, trained_counts, update_policy
 from packing import pack, split_trees
 from policy import token_logprobs
 from run.errors import BadInput, run_script
 from run.flags import parse_flags
 from tree_sampler import TreeSampler
-from update import Learner
 
 SMALL = {
     "branching": 2,
@@ -709,9 +709,9 @@ def test_two_minibatches_equal_two_updates_made_by_hand(small_model, tokenizer):
         return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
 
     learner = small_learner(small_model, tokenizer, flags, rate=0.5)
-    result = update.update_policy(learner, trees, advantages, update=7)
+    result = update_policy(learner, trees, advantages, update=7)
 
-    counts = [update.trained_counts(*pair)[0] for pair in zip(trees, advantages)]
+    counts = [trained_counts(*pair)[0] for pair in zip(trees, advantages)]
     parts = split_trees(counts, 2, [flags.seed, 7])
     assert all(len(part) >= 2 for part in parts)
     optimizer, norms, by_hand = optimizer_of(by_hand), [], by_hand.train()
@@ -745,12 +745,12 @@ def test_every_result_has_the_same_keys(small_model, tokenizer):
     flags = small_flags(beta=0.1, entropy_coef=0.1)
     trees, advantages = sampled_batch(small_model, tokenizer, flags)
     learner = small_learner(small_model, tokenizer, flags)
-    whole = update.update_policy(learner, trees, advantages)
+    whole = update_policy(learner, trees, advantages)
     assert all(value is not None for value in vars(whole).values()) and not whole.bad_update
-    nothing = update.update_policy(learner, trees, [0 * values for values in advantages])
-    assert nothing == update.UpdateResult(trained_tokens=0, learning_rate=0.1)
+    nothing = update_policy(learner, trees, [0 * values for values in advantages])
+    assert nothing == UpdateResult(trained_tokens=0, learning_rate=0.1)
     before = copy.deepcopy(small_model.state_dict())
-    bad = update.update_policy(learner, trees, [math.inf * values for values in advantages])
+    bad = update_policy(learner, trees, [math.inf * values for values in advantages])
     assert bad.bad_update and bad.loss is None and bad.trained_tokens > 0
     assert all(
         torch.equal(before[name], value) for name, value in learner.model.state_dict().items()
@@ -764,7 +764,7 @@ def test_passes_multiply_minibatches(small_model, tokenizer, monkeypatch):
     learner = small_learner(small_model, tokenizer, flags)
     steps = []
     monkeypatch.setattr(learner.optimizer, "step", lambda: steps.append(1))
-    update.update_policy(learner, trees, advantages)
+    update_policy(learner, trees, advantages)
     assert len(steps) == 6
 
 
@@ -805,7 +805,7 @@ def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monke
     )
     changes |= dict(entropy_coef=0.0)
     expected = train(tmp_path / "roomy", **changes)
-    logprobs = update.token_logprobs
+    logprobs = policy.token_logprobs
 
     def tight(model, pack, *sampling):
         found = logprobs(model, pack, *sampling)
@@ -813,7 +813,7 @@ def test_out_of_memory_halves_the_packs_and_changes_nothing_else(tmp_path, monke
             raise torch.OutOfMemoryError("out of memory")
         return found
 
-    monkeypatch.setattr(update, "token_logprobs", tight)
+    monkeypatch.setattr("learner.token_logprobs", tight)
     monkeypatch.setattr("policy.token_logprobs", logprobs)
     rows = train(tmp_path / "tight", **changes, max_pack_tokens=400)
     assert "continuing with --max_pack_tokens 100" in caplog.text
@@ -829,7 +829,7 @@ def test_out_of_memory_with_a_single_path_says_what_to_lower(tmp_path, monkeypat
     def full(*args):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(update, "token_logprobs", full)
+    monkeypatch.setattr("learner.token_logprobs", full)
     argv = words(tmp_path, branching=4, max_steps=3, learning_rate=1e-3, entropy_coef=0.0)
     assert "error: out of memory: a path of" in refused(train_treerpo.main, argv, capsys)
 

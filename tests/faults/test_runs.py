@@ -30,8 +30,8 @@ from test_scripts import (
     words,
 )
 
+import learner
 import train_treerpo
-import update
 from data import arithmetic
 
 KILLS = int(os.environ.get("KILLS", 1))
@@ -198,13 +198,13 @@ def test_a_dead_rank_ends_the_others(tmp_path):
 def test_gradients_that_are_not_finite_are_skipped_and_then_stop_the_run(
     tmp_path, monkeypatch, capsys, caplog
 ):
-    loss, calls = update.policy_loss, []
+    loss, calls = learner.policy_loss, []
 
     def sometimes_nan(*args, **kwargs):
         calls.append(1)
         return loss(*args, **kwargs) * (float("nan") if len(calls) in bad else 1.0)
 
-    monkeypatch.setattr(update, "policy_loss", sometimes_nan)
+    monkeypatch.setattr(learner, "policy_loss", sometimes_nan)
     changes = dict(
         max_steps=3,
         branching=4,
