@@ -74,7 +74,8 @@ def by_step(packs, values):
 def attention(request, monkeypatch):
     """Attention by segments of a few tokens, or all at once, as in any pack as small as the
     tests'."""
-    monkeypatch.setattr(packing, "CALL_PAIRS", {"segments": 8, "dense": 2**15}[request.param])
+    pairs = {"segments": 8, "dense": 2**15}[request.param]
+    monkeypatch.setattr(packing, "call_pairs", lambda: pairs)
     return request.param
 
 
@@ -195,7 +196,7 @@ def test_segments_leave_out_what_nobody_sees(monkeypatch):
         return sdpa_attention_forward(module, query, key, *args, **kwargs)
 
     monkeypatch.setattr(policy, "sdpa_attention_forward", count)
-    monkeypatch.setattr(packing, "CALL_PAIRS", 2**15)
+    monkeypatch.setattr(packing, "call_pairs", lambda: 2**15)
     parent = [-1, *((i - 1) // 4 for i in range(1, 85))]
     tokens = [torch.empty(0), *(torch.randint(2, 100, (32,)) for _ in parent[1:])]
     tree = Tree(
