@@ -220,16 +220,12 @@ class TreeSampler:
 
     def _sample_slice(self, children: list[tuple[Node, int]], seeds: list[int]) -> list[Node]:
         """One step for each (parent, child index), in one call of the engine."""
-        paths = [(*parent.path, child) for parent, child in children]
-        steps = self.engine.grow(
-            rows=[parent.row for parent, _ in children],
-            streams=[
-                Stream(seeds[parent.tree], path) for (parent, _), path in zip(children, paths)
-            ],
-        )
+        rows = [parent.row for parent, _ in children]
+        streams = [Stream(seeds[parent.tree], (*parent.path, child)) for parent, child in children]
+        steps = self.engine.grow(rows, streams)
         nodes = []
-        for (parent, _), path, step in zip(children, paths, steps):
-            node = Node(parent.tree, path, step.tokens, step.logprobs, step.finished)
+        for (parent, _), stream, step in zip(children, streams, steps):
+            node = Node(parent.tree, stream.path, step.tokens, step.logprobs, step.finished)
             node.children = range(self.width(node))
             if node.children:  # a leaf lets go of its cache
                 node.row = step.row
