@@ -265,12 +265,12 @@ def bare_generation_config(causal):
         causal.generation_config = own
 
 
-def positions(causal) -> int | None:
+def max_positions(causal) -> int | None:
     """How many positions a model was made for, where its config says so."""
     return getattr(causal.config.get_text_config(), "max_position_embeddings", None)
 
 
-def rotary(causal) -> bool:
+def has_rotary_positions(causal) -> bool:
     """Whether a model computes positions from rotary frequencies.
 
     These continue for ever; a table of positions ends.
@@ -523,8 +523,8 @@ class Engine:
             )
         longest = max(map(len, prompts), default=0)
         needed = longest + new_tokens - 1  # the last token is not forwarded
-        limit = positions(self.causal)
-        if limit and not rotary(self.causal) and needed > limit:
+        limit = max_positions(self.causal)
+        if limit and not has_rotary_positions(self.causal) and needed > limit:
             raise ValueError(
                 f"{self.causal.config.model_type} has positions for {limit} tokens, but a prompt "
                 f"of {longest} and {new_tokens} new ones need {needed}; lower the number of new "
@@ -606,7 +606,7 @@ class Engine:
 
     def _warn_of_length(self, longest: int) -> None:
         """Warns once where rows outgrow the model; rotary positions have no end that stops them."""
-        limit = positions(self.causal)
+        limit = max_positions(self.causal)
         if limit and longest > limit:
             _warn_once(
                 f"some paths are longer than the {limit} positions that the model was made for"

@@ -51,7 +51,7 @@ def tree_sdpa(
     Returns:
         [1, tokens, heads, head dimension], and None for the weights.
     """
-    if len(segments) < 2:
+    if len(segments) < 2:  # the whole pack at once
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     parts = []
     for own, seen in segments:
@@ -130,6 +130,7 @@ def _mask(config, dtype: torch.dtype, pack: Pack, window: int | None):
         from torch.nn.attention.flex_attention import create_block_mask
 
         return create_block_mask(visible, None, None, size, size, device=device)
+    # The other implementations take a dense mask.
     index = torch.arange(size, device=device)
     mask = visible(None, None, index[:, None], index[None, :])[None, None]  # [1, 1, tokens, tokens]
     if config._attn_implementation == "eager":  # adds its mask to the scores
@@ -193,6 +194,7 @@ def _at_trained_positions(
 
     def chunk_values(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         logits = head(states).float()  # [chunk, vocabulary]
+        # A cap (Gemma 2) that the model's own forward pass applies after its head.
         if softcap:
             logits = softcap * torch.tanh(logits / softcap)
         logits = warp(logits, *warping, keep=targets[:, None])
@@ -270,6 +272,7 @@ def head_values(
     chunks = list(zip(states.split(size), targets.split(size)))
     if not torch.is_grad_enabled():
         parts = [chunk_values(*chunk) for chunk in chunks]
+    # A frozen head: gradients are needed of the states alone.
     elif not any(parameter.requires_grad for parameter in head.parameters()):
         parts = [_with_slopes(chunk_values, *chunk) for chunk in chunks]
     else:
@@ -457,6 +460,7 @@ def check_model(model) -> None:
     )
     with _refusing(model, "can't be trained on packed trees"), torch.no_grad():
         (packed,) = pack([tree], [torch.ones(5)], max_tokens=10**9)
+        # Nodes are numbered in depth-first order, which is the order in the pack.
         by_step = token_logprobs(model, packed.to(model.device)).split(sizes)
         for node, logprobs in enumerate(by_step, 1):
             _require_close(logprobs, _plain_logprobs(model, tree, node), model.dtype)
@@ -479,6 +483,7 @@ def check_sampler(model, tokenizer, trains: bool) -> None:
     prompts = [rng.integers(0, config.vocab_size, length).tolist() for length in lengths]
     devices = [model.device] if model.device.type == "cuda" else []
     with _refusing(model, "can't be sampled"), torch.random.fork_rng(devices):
+        # As sampled, against one forward pass per path.
         sampler = TreeSampler(model, tokenizer, branching=2, depth=2, step_tokens=4)
         sampler.engine.stop_at([])  # so that no path ends early
         trees = sampler.sample(prompts, seeds=[0, 1])
@@ -487,6 +492,7 @@ def check_sampler(model, tokenizer, trains: bool) -> None:
                 with torch.no_grad():
                     plain = _plain_logprobs(model, tree, node)
                 _require_close(tree.logprobs[node].to(plain.device), plain, model.dtype)
+        # As sampled, against packs.
         if trains:
             every_node = [torch.ones(len(tree.parent)) for tree in trees]
             (packed,) = pack(trees, every_node, max_tokens=10**9)

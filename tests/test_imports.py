@@ -79,10 +79,7 @@ def effects():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-KNOWN = {
-    "plot_results": "chooses matplotlib's backend",
-    "run.processes": "reads the environment for FSDP",
-}
+KNOWN = {"plot_results": "chooses matplotlib's backend"}
 
 
 @pytest.mark.parametrize(
