@@ -143,7 +143,8 @@ def pack(trees: list[Tree], advantages: list[Tensor], max_tokens: int) -> list[P
     cuts = _cut(lengths, starts, max_tokens, tokens_of_pack)
     pairs = call_pairs()
     packs = [_build(items, first, last, pairs) for first, last in pairwise(cuts)]
-    return [one for one in packs if len(one.targets)]
+    # A pack may hold nothing but the way to what the next one trains.
+    return [packed for packed in packs if len(packed.targets)]
 
 
 def split_trees(tokens: list[int], count: int, seed: list[int]) -> list[list[int]]:

@@ -137,6 +137,7 @@ class TreeSampler:
             root = Node(index, path=())
             root.children = range(self.width(root))
             starts.append(_Start(root, prompt))
+        # A sampled tree is a bare root with all that grew below it.
         for index, nodes in self._grow(starts, seeds):
             bare = Tree(prompts[index], [-1], [0], [[]], [[]], [False])
             yield index, _with_nodes(bare, nodes)
@@ -171,6 +172,7 @@ class TreeSampler:
         starts = []
         for index, (tree, counts) in enumerate(zip(trees, more)):
             starts += _extension_starts(index, tree, counts)
+        # A leaf of the last depth may be extended too: by a step more than the sampler's depth.
         deepest = max((start.node.depth for start in starts), default=0)
         steps = max(len(self.widths), deepest + 1)
         self.engine.check_prompts(
@@ -187,14 +189,17 @@ class TreeSampler:
         grown: defaultdict[int, list[Node]] = defaultdict(list)  # new nodes by tree
         with evaluation_mode(self.engine.model):
             while not frontier.empty():
+                # Which parents are next? As many as fill a slice.
                 generation = frontier.next_generation(self.max_rows)
                 if generation == 0:
                     self._prefill(frontier)
                 parents = frontier.take(generation, self.max_rows)
+                # Their children, of which those that are not leaves become parents.
                 for node in self._sample_children(parents, seeds):
                     grown[node.tree].append(node)
                     if node.children:
                         frontier.add(node, generation + 1)
+                # Trees in which nothing is left to grow.
                 for tree in frontier.close(parents):
                     yield tree, grown.pop(tree, [])
 
@@ -213,6 +218,7 @@ class TreeSampler:
         def sample_slice(size: int) -> list[Node]:
             return self._sample_slice(pending[:size], seeds)
 
+        # A slice that runs out of memory is tried again with fewer rows.
         while pending:
             nodes = self._limit.run(sample_slice, len(pending))
             del pending[: len(nodes)]

@@ -144,8 +144,8 @@ def chat_tokenizer(template, special: bool = True):
 def test_the_end_of_a_turn_is_found(name, special):
     template, expected = TURNS[name]
     tokenizer = chat_tokenizer(template, special)
-    found = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
-    assert found == ([expected] if expected else [])
+    ends = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+    assert ends == ([expected] if expected else [])
 
 
 def test_each_of_several_named_templates_may_end_a_turn():
