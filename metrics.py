@@ -74,17 +74,7 @@ def tree_record(
         rewards: step rewards [nodes].
         advantages: [nodes].
     """
-    nodes = [
-        {
-            "parent": int(tree.parent[node]),
-            "text": tokenizer.decode(tree.tokens[node]),
-            "tokens": len(tree.tokens[node]),
-            "finished": bool(tree.finished[node]),
-            "reward": rewards[node].item(),
-            "advantage": advantages[node].item(),
-        }
-        for node in range(len(tree.parent))
-    ]
+    nodes = tree.to_json(tokenizer.decode, reward=rewards, advantage=advantages)
     named = {name: problem[name] for name in ("id", "problem", "answer")}
     return {"update": update, **named, "nodes": nodes}
 

@@ -1,10 +1,11 @@
-"""Peak memory of sampling and training as a tree of depth 3 widens from 64 to 4,096 leaves, at
-fixed max_rows and max_pack_tokens. The smallest tree fills both.
+"""Peak memory of sampling and training as a tree of depth 3 widens from 64 to 4,096 leaves.
 
     python benchmarks/memory.py --model 50m
 
-Each size runs in a fresh process. On a GPU the peak is that of torch's allocator, on the CPU what
-the process's largest resident set exceeds that before the phase."""
+max_rows and max_pack_tokens are fixed, and the smallest tree fills both. Each size runs in a fresh
+process. On a GPU the peak is that of torch's allocator; on the CPU it is the process's largest
+resident set.
+"""
 
 import json
 import resource
@@ -38,43 +39,46 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-if args.leaves:
+def measure_tree(leaves: int) -> dict:
+    """MiB at the start, after sampling a tree with so many leaves and after training on it."""
     tokenizer, model = load(args.model)
-    tokenizer.eos_token, model.generation_config.eos_token_id = (
-        tokenizer.pad_token,
-        None,
-    )  # so that no path ends early
-    prompts = torch.randint(5, model.config.vocab_size, (2, args.prompt)).tolist()
+    prompt = torch.randint(5, model.config.vocab_size, (args.prompt,)).tolist()
     sampler = TreeSampler(
-        model, tokenizer, WIDTHS[args.leaves], 3, args.step_tokens, max_rows=args.max_rows
+        model, tokenizer, WIDTHS[leaves], step_tokens=args.step_tokens, max_rows=args.max_rows
     )
-    before = peak()
-    (tree,) = sampler.sample(prompts[:1], [0])
+    sampler.engine.stop_at([])  # so that no path ends early
+    start = peak()
+    (tree,) = sampler.sample([prompt], [0])
     sampled = peak()
     model.train()
     packs = pack([tree], [torch.ones(len(tree.parent))], args.max_pack_tokens)
-    for one in packs:
-        token_logprobs(model, one.to(device())).sum().backward()
-    found = {
+    for part in packs:
+        token_logprobs(model, part.to(device())).sum().backward()
+    return {
         "leaves": len(tree.leaves()),
         "packs": len(packs),
-        "start": before,
+        "start": start,
         "sampling": sampled,
+        "training": peak(),
     }
-    print(json.dumps({**found, "training": peak()}))
+
+
+def measure_in_a_process(leaves: int) -> dict:
+    """`measure_tree` in a fresh process, with the same flags."""
+    names = ("model", "step_tokens", "prompt", "max_rows", "max_pack_tokens")
+    flags = [f"--{name}={getattr(args, name)}" for name in names]
+    command = [sys.executable, __file__, *flags, f"--leaves={leaves}"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if args.leaves:
+    print(json.dumps(measure_tree(args.leaves)))
 else:
     rows = []
-    handed_on = ("model", "step_tokens", "prompt", "max_rows", "max_pack_tokens")
     for leaves in args.sizes:
-        flags = [f"--{name}={getattr(args, name)}" for name in handed_on]
-        command = [sys.executable, __file__, *flags, f"--leaves={leaves}"]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(
-            "  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items()), "MiB", flush=True
-        )
-    write_results(
-        args.output_dir,
-        f"memory-{Path(args.model).name}",
-        {"settings": settings_of(args), "rows": rows},
-    )
+        rows.append(measure_in_a_process(leaves))
+        figures = "  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items())
+        print(figures, "MiB", flush=True)
+    name = f"memory-{Path(args.model).name}"
+    write_results(args.output_dir, name, {"settings": settings_of(args), "rows": rows})

@@ -2,10 +2,13 @@
 
     python benchmarks/sampling.py --model 350m --repeats 3
 
-flat: `generate` with num_return_sequences, as many completions as leaves, as long as the longest
-path. reprefill: the same tree, every branch prefilled from the start. continuous: transformers' own
-continuous batching of the flat completions. floor: bare forward passes of the tree's rows and
-tokens over a forked cache, no sampling, no bookkeeping."""
+flat        `generate` with num_return_sequences: as many completions as leaves, each as long as the
+            longest path
+reprefill   the same tree, with every branch prefilled from the start
+continuous  transformers' own continuous batching of the flat completions
+floor       bare forward passes of the tree's rows and tokens over a forked cache: no sampling, no
+            bookkeeping
+"""
 
 import sys
 
@@ -21,22 +24,24 @@ args = arguments(
 skip = args.skip.split(",")
 tokenizer, model = load(args.model)
 generator = torch.Generator().manual_seed(0)
-ids = torch.randint(
-    5, model.config.vocab_size, (args.prompts, args.prompt), generator=generator
-).to(device())
+shape = (args.prompts, args.prompt)
+ids = torch.randint(5, model.config.vocab_size, shape, generator=generator).to(device())
 prompts = ids.tolist()
-leaves, longest = args.branching**args.depth, args.depth * args.step_tokens
-# No end token anywhere: every rival samples exactly as many tokens as its shape has.
+leaves = args.branching**args.depth  # of each tree
+longest = args.depth * args.step_tokens  # tokens of each path
 sampler = TreeSampler(
     model, tokenizer, args.branching, args.depth, args.step_tokens, max_rows=args.prompts * leaves
 )
-sampler.stop_ids, sampler.generation_config.eos_token_id = [-1], None
-model.generation_config.eos_token_id = None  # it would fill what is unset in others
+# No end token anywhere: every rival samples exactly as many tokens as its shape has. That of the
+# model's own config would fill in what the rivals leave unset.
+sampler.engine.stop_at([])
+model.generation_config.eos_token_id = None
 
 
-def settings(new: int, copies: int) -> GenerationConfig:
+def settings(new_tokens: int, copies: int) -> GenerationConfig:
+    """Plain sampling of so many tokens, and so many completions of each row."""
     return GenerationConfig(
-        max_new_tokens=new,
+        max_new_tokens=new_tokens,
         do_sample=True,
         top_k=0,
         top_p=1.0,
@@ -54,26 +59,23 @@ def tree() -> None:
 
 @torch.no_grad()
 def flat() -> None:
-    model.generate(
-        ids, attention_mask=torch.ones_like(ids), generation_config=settings(longest, leaves)
-    )
+    mask = torch.ones_like(ids)
+    model.generate(ids, attention_mask=mask, generation_config=settings(longest, leaves))
 
 
 @torch.no_grad()
 def reprefill() -> None:
     rows = ids
+    step = settings(args.step_tokens, args.branching)
     for _ in range(args.depth):
-        mask = torch.ones_like(rows)
-        rows = model.generate(
-            rows, attention_mask=mask, generation_config=settings(args.step_tokens, args.branching)
-        )
+        rows = model.generate(rows, attention_mask=torch.ones_like(rows), generation_config=step)
 
 
 @torch.no_grad()
 def floor() -> None:
     cache = DynamicCache(config=model.config)
     model(ids[:, :-1], past_key_values=cache, logits_to_keep=1)
-    rows = ids[:, -1:]
+    rows = ids[:, -1:]  # [rows, 1]
     for _ in range(args.depth):
         cache.batch_repeat_interleave(args.branching)
         rows = rows.repeat_interleave(args.branching, 0)
@@ -87,19 +89,19 @@ def continuous() -> None:
 
 
 print(f"{args.prompts} prompts of {args.prompt} tokens, {leaves} leaves each of {longest} tokens")
-rivals = {"tree": tree, "flat": flat, "reprefill": reprefill, "floor": floor}
+name = f"sampling-{args.prompts}"
 if args.profile:
-    sys.exit(
-        profiled(
-            f"sampling-{args.prompts}", args, {name: rivals[name] for name in ("tree", "flat")}
-        )
-    )
-seconds = measure({name: run for name, run in rivals.items() if name not in skip}, args.repeats)
-not_run = {name: "skipped" for name in skip if name}
+    sys.exit(profiled(name, args, {"tree": tree, "flat": flat}))
+
+rivals = {"tree": tree, "flat": flat, "reprefill": reprefill, "floor": floor}
+for skipped in skip:
+    rivals.pop(skipped, None)
+seconds = measure(rivals, args.repeats)
+not_run = {skipped: "skipped" for skipped in skip if skipped}
 if "continuous" not in skip:  # last, since it leaves threads behind
     try:
         seconds |= measure({"continuous": continuous}, args.repeats)
     except Exception as error:  # it needs kernels that not every device has
         not_run["continuous"] = f"{type(error).__name__}: {str(error)[:200]}"
         print(f"continuous batching: not run ({not_run['continuous']})")
-report(f"sampling-{args.prompts}", args, seconds, "tree", {"not_run": not_run})
+report(name, args, seconds, "tree", {"not_run": not_run})

@@ -63,14 +63,14 @@ def test_the_papers_scale_of_zero_one_rewards(right, size):
     rewards = torch.tensor(
         [right / size] + [1.0] * right + [0.0] * (size - right), dtype=torch.double
     )
-    found = sibling_advantages(rewards, torch.tensor([-1] + [0] * size))
+    advantages = sibling_advantages(rewards, torch.tensor([-1] + [0] * size))
     mu = right / size
-    assert found[1 : right + 1].tolist() == pytest.approx([1 / mu] * right)
-    assert found[right + 1 :].tolist() == pytest.approx([-1 / (1 - mu)] * (size - right))
+    assert advantages[1 : right + 1].tolist() == pytest.approx([1 / mu] * right)
+    assert advantages[right + 1 :].tolist() == pytest.approx([-1 / (1 - mu)] * (size - right))
     if (right, size) == (1, 8):
-        assert found[1] == pytest.approx(8)
+        assert advantages[1] == pytest.approx(8)
     if mu == 0.5:
-        assert found.abs()[1:].tolist() == pytest.approx([2] * size)
+        assert advantages.abs()[1:].tolist() == pytest.approx([2] * size)
 
 
 # Figure 2 of the paper: N = 3, D = 4. Each node with its children; a leaf is its reward.
@@ -96,7 +96,7 @@ def test_figure_2_of_the_paper():
     parents, leaf_rewards = flattened(FIGURE_2)
     parent = torch.tensor(parents)
     rewards = step_rewards(parent, torch.tensor(leaf_rewards, dtype=torch.double))
-    first = [i for i, p in enumerate(parents) if p == 0]
+    first = [node for node, above in enumerate(parents) if above == 0]
     assert rewards[first].tolist() == pytest.approx([0.037, 0.444, 0.852], abs=5e-4)
     inner = {round(rewards[i].item(), 3) for i in set(parents) - {-1, 0}}
     assert {0.111, 0.333, 0.556, 0.667} <= inner
@@ -166,7 +166,9 @@ def test_against_slow_versions(seed):
     children = [[i for i in range(40) if parent[i] == node] for node in range(40)]
 
     def reward(node):
-        return np.mean([reward(c) for c in children[node]]) if children[node] else leaves[node]
+        if not children[node]:
+            return leaves[node]
+        return np.mean([reward(child) for child in children[node]])
 
     rewards = step_rewards(torch.tensor(parent), torch.tensor(leaves, dtype=torch.double))
     assert rewards.tolist() == pytest.approx([reward(i) for i in range(40)])
@@ -174,7 +176,7 @@ def test_against_slow_versions(seed):
         for threshold in (0.0, 0.4):
             expected = [0.0]
             for node in range(1, 40):
-                group = [reward(c) for c in children[parent[node]]]
+                group = [reward(child) for child in children[parent[node]]]
                 mu = np.mean(group)
                 if max(group) - min(group) <= threshold + 1e-9:
                     expected.append(0.0)
@@ -187,8 +189,8 @@ def test_against_slow_versions(seed):
                     "none": 1.0,
                 }
                 expected.append((reward(node) - mu) / sigmas[scale])
-            found = sibling_advantages(rewards, torch.tensor(parent), scale, threshold)
-            assert found.tolist() == pytest.approx(expected)
+            advantages = sibling_advantages(rewards, torch.tensor(parent), scale, threshold)
+            assert advantages.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -230,8 +232,8 @@ def test_tree_grpo_against_a_slow_version(seed):
 def test_treerl_by_hand():
     # over the root 0, -.5, .5, .5, -.5, .5, .5; over the parent 0, -.5, .5, .5, -.5, 0, 0; leaves
     # 3, 1, 1, 2, 1, 1, 1
-    found = treerl_advantages(torch.tensor(REWARDS), PARENT)
-    assert found.tolist() == pytest.approx([0, 0, -1, 1, 1 / math.sqrt(2), -1, 0.5, 0.5])
+    advantages = treerl_advantages(torch.tensor(REWARDS), PARENT)
+    assert advantages.tolist() == pytest.approx([0, 0, -1, 1, 1 / math.sqrt(2), -1, 0.5, 0.5])
 
 
 def ancestry(parent, node):
@@ -287,11 +289,11 @@ def test_each_estimator_has_the_scale_of_its_source():
             assert same == (scale == source)
 
 
-def test_only_children_go_on_with_their_parents_advantage():
+def test_only_children_continue_with_their_parents_advantage():
     # root 0 -> 1, 2; 1 -> 3 -> 4; 2 -> 5, 6. The nodes 3 and 4 have no siblings.
     parent = torch.tensor([-1, 0, 0, 1, 3, 2, 2])
-    found = with_only_children(torch.tensor([0.0, 0.7, -0.7, 0.0, 0.0, 0.2, -0.2]), parent)
-    assert found.tolist() == pytest.approx([0.0, 0.7, -0.7, 0.7, 0.7, 0.2, -0.2])
+    advantages = with_only_children(torch.tensor([0.0, 0.7, -0.7, 0.0, 0.0, 0.2, -0.2]), parent)
+    assert advantages.tolist() == pytest.approx([0.0, 0.7, -0.7, 0.7, 0.7, 0.2, -0.2])
     # Where credit comes from leaves they have it already.
     rewards = step_rewards(parent, torch.tensor([NAN, NAN, NAN, NAN, 1.0, 0.0, 1.0]))
     assert with_only_children(leaf_advantages(rewards, parent), parent).equal(
@@ -305,9 +307,10 @@ def test_only_children_make_a_narrow_tree_unbiased(inherits):
         advantages = path_share_advantages(rewards, parent)
         return with_only_children(advantages, parent) if inherits else advantages
 
-    found, exact = expected_gradient(estimate, width=1)
-    assert torch.allclose(found[0], exact[0])
-    assert torch.allclose(found[1], exact[1] if inherits else torch.zeros(2, 2, dtype=torch.double))
+    estimated, exact = expected_gradient(estimate, width=1)
+    assert torch.allclose(estimated[0], exact[0])
+    expected = exact[1] if inherits else torch.zeros(2, 2, dtype=torch.double)
+    assert torch.allclose(estimated[1], expected)
 
 
 def expected_gradient(estimator, width=2):
@@ -337,11 +340,12 @@ def expected_gradient(estimator, width=2):
 
 
 def test_path_shares_give_an_unbiased_policy_gradient():
-    found, exact = expected_gradient(path_share_advantages)
-    assert all(torch.allclose(a, b) for a, b in zip(found, exact)) and exact[0].abs().max() > 0.01
+    estimated, exact = expected_gradient(path_share_advantages)
+    assert all(torch.allclose(a, b) for a, b in zip(estimated, exact))
+    assert exact[0].abs().max() > 0.01
     # Plain sibling advantages lack (N - 1) / N at each depth, and count N^d nodes at depth d: late
     # steps weigh double.
-    found, exact = expected_gradient(
+    estimated, exact = expected_gradient(
         lambda rewards, parent: sibling_advantages(rewards, parent, "none")
     )
-    assert torch.allclose(found[0], exact[0]) and torch.allclose(found[1], 2 * exact[1])
+    assert torch.allclose(estimated[0], exact[0]) and torch.allclose(estimated[1], 2 * exact[1])

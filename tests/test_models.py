@@ -77,11 +77,11 @@ def gaps(model, tokenizer, **settings):
     trees = TreeSampler(model, tokenizer, 2, 2, 10, **settings).sample(PROMPTS, [1, 2])
     with torch.no_grad():
         plain = [
-            t.logprobs[n] - path_logprobs(model, t, n)
-            for t in trees
-            for n in range(1, len(t.parent))
+            tree.logprobs[node] - path_logprobs(model, tree, node)
+            for tree in trees
+            for node in range(1, len(tree.parent))
         ]
-    (packed,) = pack(trees, [torch.ones(len(t.parent)) for t in trees], 10_000)
+    (packed,) = pack(trees, [torch.ones(len(tree.parent)) for tree in trees], 10_000)
     trained = token_logprobs(model.train(), packed).detach() - packed.old_logprobs
     return float(torch.cat(plain).abs().max()), float(trained.abs().max())
 
@@ -108,7 +108,8 @@ TURNS = {
         "<|done|>",
     ),
     "parts": (
-        "{% for m in messages %}{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
+        "{% for m in messages %}{% for part in m.content %}"
+        "{% if part.type == 'text' %}{{ part.text }}{% endif %}"
         "{% endfor %}<|done|>{% endfor %}",
         "<|done|>",
     ),
@@ -143,8 +144,8 @@ def chat_tokenizer(template, special: bool = True):
 def test_the_end_of_a_turn_is_found(name, special):
     template, expected = TURNS[name]
     tokenizer = chat_tokenizer(template, special)
-    found = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
-    assert found == ([expected] if expected else [])
+    ends = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+    assert ends == ([expected] if expected else [])
 
 
 def test_each_of_several_named_templates_may_end_a_turn():
@@ -155,9 +156,8 @@ def test_each_of_several_named_templates_may_end_a_turn():
 
 @pytest.mark.parametrize("special", [True, False])
 def test_nothing_follows_the_end_of_a_turn(special):
-    model = random_model(
-        "qwen2", scale=1.0, vocab_size=104
-    )  # nearly uniform: it says everything sooner or later
+    # Nearly uniform: it says everything sooner or later.
+    model = random_model("qwen2", scale=1.0, vocab_size=104)
     tokenizer = chat_tokenizer(TURNS["tags"][0], special)
     end = tokenizer.convert_tokens_to_ids("<|done|>")
     assert stop_ids(model, tokenizer) == [0, end]
@@ -165,11 +165,9 @@ def test_nothing_follows_the_end_of_a_turn(special):
     ended = [leaf for leaf in tree.leaves() if end in tree.completion_ids(leaf)]
     assert len(ended) > 5
     for leaf in ended:
-        assert (
-            tree.completion_ids(leaf).index(end) == len(tree.completion_ids(leaf)) - 1
-            and tree.finished[leaf]
-        )
-        assert tree.text_ids(leaf) == tree.completion_ids(leaf)[:-1]
+        ids = tree.completion_ids(leaf)
+        assert ids.index(end) == len(ids) - 1 and tree.finished[leaf]
+        assert tree.text_ids(leaf) == ids[:-1]
 
 
 # --- The sampling policy is the model's ---
@@ -206,14 +204,12 @@ def test_a_generation_config_changes_no_tree(settings, tokenizer):
     plain = TreeSampler(model, tokenizer, 3, 2, 5).sample(PROMPTS, [1, 2])
     model.generation_config.update(**settings)
     own, before = model.generation_config, model.generation_config.to_dict()
-    for one in (
-        model,
-        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")),
-    ):
-        for tree, expected in zip(
-            TreeSampler(one, tokenizer, 3, 2, 5).sample(PROMPTS, [1, 2]), plain, strict=True
-        ):
-            assert [t.tolist() for t in tree.tokens] == [t.tolist() for t in expected.tokens]
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    for policy_model in (model, get_peft_model(model, lora)):
+        trees = TreeSampler(policy_model, tokenizer, 3, 2, 5).sample(PROMPTS, [1, 2])
+        for tree, expected in zip(trees, plain, strict=True):
+            ids = [step.tolist() for step in tree.tokens]
+            assert ids == [step.tolist() for step in expected.tokens]
         assert model.generation_config is own and own.to_dict() == before
 
 
@@ -236,9 +232,8 @@ DROPOUT = {
     "opt": dict(
         ffn_dim=48, word_embed_proj_dim=32, dropout=0.4, attention_dropout=0.4, layerdrop=0.5
     ),
-    "falcon": dict(
-        attention_dropout=0.4, hidden_dropout=0.4
-    ),  # reads its config in the forward pass
+    # It reads its config in the forward pass.
+    "falcon": dict(attention_dropout=0.4, hidden_dropout=0.4),
     "phi3": dict(attention_dropout=0.4, resid_pdrop=0.4, embd_pdrop=0.4),
     "mixtral": dict(
         num_local_experts=4, router_jitter_noise=0.4, attention_dropout=0.4, sliding_window=None
@@ -359,9 +354,8 @@ def test_the_check_passes_and_leaves_everything_as_it_was(family, tokenizer):
 def test_the_check_refuses_what_is_sampled_otherwise(tokenizer):
     model = random_model("qwen2")
     norm = model.model.norm.forward
-    model.model.norm.forward = lambda states: torch.nn.functional.dropout(
-        norm(states), 0.1
-    )  # in every mode
+    # Dropout in every mode.
+    model.model.norm.forward = lambda states: torch.nn.functional.dropout(norm(states), 0.1)
     with pytest.raises(ValueError, match=r"qwen2 with attention sdpa can't be sampled .*differ"):
         check_sampler(model, tokenizer, trains=False)
     two_way = other_model("bert", max_position_embeddings=64)  # a token sees those after it
@@ -419,14 +413,15 @@ def test_positions_that_the_model_lacks(kind, settings, tmp_path, capsys, tokeni
     model = other_model(kind, **{"max_position_embeddings": 50, **settings})
     fits = TreeSampler(model, tokenizer, 2, 3, 15)
     fits.check_prompts([[5] * 6])
-    assert (
-        max(len(t.completion_ids(leaf)) for t in fits.sample([[5] * 6], [0]) for leaf in t.leaves())
-        == 45
-    )
-    with pytest.raises(
-        ValueError, match=f"{kind} has positions for 50 tokens, but a prompt of 7 and 45 new ones"
-    ):
+    (tree,) = fits.sample([[5] * 6], [0])
+    assert max(len(tree.completion_ids(leaf)) for leaf in tree.leaves()) == 45
+    says = f"{kind} has positions for 50 tokens, but a prompt of 7 and 45 new ones need 51"
+    with pytest.raises(ValueError, match=says):
         fits.check_prompts([[5], [5] * 7])
+    (short,) = fits.sample([[5]], [0])
+    longest = max(short.leaves(), key=lambda leaf: len(short.completion_ids(leaf)))
+    with pytest.raises(ValueError, match="a prompt of 1 and 60 new ones need 60"):
+        fits.extend([short], [{longest: 1}], [0])  # one step more than the sampler's depth
     folder = altered(tmp_path / "model")
     model.save_pretrained(folder)
     argv = [
@@ -447,7 +442,7 @@ def test_positions_that_the_model_lacks(kind, settings, tmp_path, capsys, tokeni
     assert not (tmp_path / "out").exists()
 
 
-def test_rotary_positions_go_on_with_a_warning(tokenizer, caplog):
+def test_rotary_positions_continue_with_a_warning(tokenizer, caplog):
     model = random_model("llama", max_position_embeddings=21)
     for _ in range(2):
         TreeSampler(model, tokenizer, 2, 1, 30).sample([[5, 9]], [0])

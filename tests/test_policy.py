@@ -1,12 +1,15 @@
-"""Packed log-probabilities, gradients and losses against one forward pass a path."""
+"""Packed log-probabilities, gradients and losses against one forward pass per path."""
 
 import math
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, path_logprobs, random_model, random_tree
 from peft import LoraConfig, get_peft_model
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import packing
@@ -24,9 +27,8 @@ from tree_sampler import TreeSampler
 
 
 def with_lora(model):
-    model = get_peft_model(
-        model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(model, lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide half of the gradients
             torch.nn.init.normal_(parameter, std=0.3)
@@ -34,47 +36,69 @@ def with_lora(model):
 
 
 def random_trees(seed: int):
+    """Trees, and their advantages: of two nodes in five, 0, and of the others, all different."""
     rng = np.random.default_rng(seed)
     trees = [random_tree(rng, nodes) for nodes in (12, 1, 25, 7)]
-    advantages = [
-        torch.from_numpy(rng.normal(size=len(t.parent)) * (rng.random(len(t.parent)) < 0.6))
-        for t in trees
-    ]
-    for values in advantages:
+    advantages = []
+    for tree in trees:
+        nodes = len(tree.parent)
+        values = rng.normal(size=nodes) * (rng.random(nodes) < 0.6)
         values[0] = 0
-    return trees, [a.float() for a in advantages]
+        advantages.append(torch.from_numpy(values).float())
+    return trees, advantages
+
+
+def trained_nodes(trees, advantages):
+    """(tree, node, advantage) of every node with an advantage."""
+    return [
+        (tree, node, advantage)
+        for tree, values in zip(trees, advantages)
+        for node, advantage in enumerate(values.tolist())
+        if advantage != 0
+    ]
 
 
 def expected_logprobs(model, trees, advantages, temperature=1.0):
     """{(advantage, tokens): log-probabilities}: advantages are distinct, so they name the node."""
     return {
-        (advantages[t][n].item(), tuple(tree.tokens[n].tolist())): path_logprobs(
-            model, tree, n, temperature
+        (advantage, tuple(tree.tokens[node].tolist())): path_logprobs(
+            model, tree, node, temperature
         )
-        for t, tree in enumerate(trees)
-        for n in range(1, len(tree.parent))
-        if advantages[t][n] != 0
+        for tree, node, advantage in trained_nodes(trees, advantages)
     }
 
 
 def by_step(packs, values):
-    """{(advantage, tokens): values} of packs, to be held against `expected_logprobs`; every step
-    exactly once."""
-    found = {}
-    for p, value in zip(packs, values):
-        for step in range(int(p.steps.max()) + 1):
-            chosen = p.steps == step
-            key = (p.advantages[chosen][0].item(), tuple(p.targets[chosen].tolist()))
-            assert key not in found and len(set(p.advantages[chosen].tolist())) == 1
-            found[key] = value[chosen]
-    return found
+    """{(advantage, tokens): values} of packs, to be held against `expected_logprobs`.
+
+    Every step must be there exactly once."""
+    steps = {}
+    for packed, value in zip(packs, values):
+        for step in range(int(packed.steps.max()) + 1):
+            own = packed.steps == step  # [trained tokens]
+            key = (packed.advantages[own][0].item(), tuple(packed.targets[own].tolist()))
+            assert key not in steps and len(set(packed.advantages[own].tolist())) == 1
+            steps[key] = value[own]
+    return steps
+
+
+def gradients(model, loss):
+    """{name: gradient} of the loss, of the parameters that have one."""
+    model.zero_grad()
+    loss.backward()
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 @pytest.fixture(params=["segments", "dense"])
 def attention(request, monkeypatch):
     """Attention by segments of a few tokens, or all at once, as in any pack as small as the
     tests'."""
-    monkeypatch.setattr(packing, "CALL_PAIRS", {"segments": 8, "dense": 2**15}[request.param])
+    pairs = {"segments": 8, "dense": 2**15}[request.param]
+    monkeypatch.setattr(packing, "call_pairs", lambda: pairs)
     return request.param
 
 
@@ -82,34 +106,33 @@ def attention(request, monkeypatch):
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packs_equal_one_forward_per_path(family, lora, max_tokens, attention):
-    model = with_lora(random_model(family, scale=3.0)) if lora else random_model(family, scale=3.0)
+    model = random_model(family, scale=3.0)
+    if lora:
+        model = with_lora(model)
     trees, advantages = random_trees(seed=1)
+    packs = pack(trees, advantages, max_tokens)
+    assert all(len(packed.input_ids) <= max_tokens for packed in packs)
+    assert (len(packs) > 1) == (max_tokens < 1000)
+    segments = [len(packed.cuts) - 1 for packed in packs]
+    assert max(segments) > 5 if attention == "segments" else set(segments) == {1}
+
     for temperature in (1.0, 0.7):
-        packs = pack(trees, advantages, max_tokens)
-        assert all(len(p.input_ids) <= max_tokens for p in packs) and (len(packs) > 1) == (
-            max_tokens < 1000
-        )
-        segments = [len(p.cuts) - 1 for p in packs]
-        assert max(segments) > 5 if attention == "segments" else set(segments) == {1}
-        found = by_step(packs, [token_logprobs(model, p, temperature) for p in packs])
+        values = [token_logprobs(model, packed, temperature) for packed in packs]
+        logprobs = by_step(packs, values)
         expected = expected_logprobs(model, trees, advantages, temperature)
-        assert found.keys() == expected.keys()
+        assert logprobs.keys() == expected.keys()
         for key in expected:
-            torch.testing.assert_close(found[key], expected[key], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(logprobs[key], expected[key], atol=1e-5, rtol=1e-5)
 
-    def gradients(losses):
-        model.zero_grad()
-        for loss in losses:
-            loss.backward()
-        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-    packed = gradients((token_logprobs(model, p) * p.advantages).sum() for p in packs)
+    by_pack = [(token_logprobs(model, packed) * packed.advantages).sum() for packed in packs]
+    by_path = expected_logprobs(model, trees, advantages)
+    actual = gradients(model, sum(by_pack))
     plain = gradients(
-        (lp * a).sum() for (a, _), lp in expected_logprobs(model, trees, advantages).items()
+        model, sum((values * advantage).sum() for (advantage, _), values in by_path.items())
     )
-    assert packed.keys() == plain.keys() and len(packed) > 4
+    assert actual.keys() == plain.keys() and len(actual) > 4
     for name in plain:
-        torch.testing.assert_close(packed[name], plain[name], atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(actual[name], plain[name], atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -118,112 +141,214 @@ def test_attention_implementations_agree(implementation, attention):
     model.set_attn_implementation(implementation)
     trees, advantages = random_trees(seed=2)
     packs = pack(trees, advantages, 10_000)
+    logprobs = by_step(packs, [token_logprobs(model, packed) for packed in packs])
     expected = expected_logprobs(model, trees, advantages)
-    for key, value in by_step(packs, [token_logprobs(model, p) for p in packs]).items():
+    for key, value in logprobs.items():
         torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=1e-5)
+
+
+def test_packs_leave_transformers_and_the_model_as_they_are(attention):
+    model = with_lora(random_model("qwen2", scale=3.0))
+    trees, advantages = random_trees(seed=2)
+    (packed,) = pack(trees, advantages, 10_000)
+    prompt = torch.tensor([[5, 9, 23]])
+
+    def generated():
+        return model.generate(prompt, max_new_tokens=12, do_sample=False)
+
+    before = generated()
+    names = []
+    model.base_model.model.model.layers[1].register_forward_hook(
+        lambda *_: names.append(model.config._attn_implementation)
+    )
+    token_logprobs(model, packed).sum().backward()
+    assert names == ["tree_sdpa"] and model.config._attn_implementation == "sdpa"
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
+    with pytest.raises(IndexError):  # no token has this id
+        token_logprobs(model, replace(packed, input_ids=packed.input_ids + 1000))
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(generated(), before) and set(names[1:]) == {"sdpa"}
+
+
+@pytest.mark.parametrize("implementation", ["eager", "flex_attention"])
+def test_other_implementations_stay_themselves(implementation):
+    model = random_model("qwen2")
+    model.set_attn_implementation(implementation)
+    trees, advantages = random_trees(seed=2)
+    (packed,) = pack(trees, advantages, 10_000)
+    names = []
+    model.model.layers[0].register_forward_pre_hook(
+        lambda *_: names.append(model.config._attn_implementation)
+    )
+    with suppress(Exception):  # flex_attention compiles, which not every machine can
+        token_logprobs(model, packed)
+    assert names == [implementation]
 
 
 def test_sampled_logprobs_equal_training_logprobs_under_cropping(tiny_base, tokenizer):
     sampler = TreeSampler(tiny_base, tokenizer, 3, 2, 8, temperature=0.8, top_p=0.9, top_k=20)
-    tree = sampler.sample([tokenizer.encode("7-2+3*4-5*2\n")], [0])[0]
-    (p,) = pack([tree], [torch.ones(len(tree.parent))], 10_000)
-    logprobs = token_logprobs(tiny_base, p, temperature=0.8, top_p=0.9, top_k=20)
-    torch.testing.assert_close(logprobs, p.old_logprobs, atol=1e-4, rtol=1e-4)
+    (tree,) = sampler.sample([tokenizer.encode("7-2+3*4-5*2\n")], [0])
+    (packed,) = pack([tree], [torch.ones(len(tree.parent))], 10_000)
+    logprobs = token_logprobs(tiny_base, packed, temperature=0.8, top_p=0.9, top_k=20)
+    torch.testing.assert_close(logprobs, packed.old_logprobs, atol=1e-4, rtol=1e-4)
 
 
-def test_chunks_and_gradient_checkpointing_change_nothing(monkeypatch, attention):
+@pytest.fixture
+def attention_calls(monkeypatch):
+    """(queries, keys) of each call of transformers' SDPA by tree attention."""
+    calls = []
+
+    def counted(module, query, key, *args, **kwargs):
+        calls.append((query.shape[2], key.shape[2]))
+        return sdpa_attention_forward(module, query, key, *args, **kwargs)
+
+    monkeypatch.setattr(policy, "sdpa_attention_forward", counted)
+    return calls
+
+
+def test_chunks_and_gradient_checkpointing_change_nothing(monkeypatch, attention, attention_calls):
     model = random_model("qwen3")
     trees, advantages = random_trees(seed=3)
-    (p,) = pack(trees, advantages, 10_000)
+    (packed,) = pack(trees, advantages, 10_000)
 
     def run():
         model.zero_grad()
-        logprobs = token_logprobs(model, p)
-        (logprobs * p.advantages).sum().backward()
+        attention_calls.clear()
+        logprobs = token_logprobs(model, packed)
+        (logprobs * packed.advantages).sum().backward()
         return logprobs.detach(), model.model.embed_tokens.weight.grad.clone()
 
     whole = run()
+    layers = 2
+    per_pass = layers * (len(packed.cuts) - 1)
+    assert len(attention_calls) == per_pass
     monkeypatch.setattr(policy, "CHUNK_ELEMENTS", 300)
     torch.testing.assert_close(run(), whole, atol=1e-5, rtol=1e-4)
     checkpoint_layers(model)
     model.train()
     torch.testing.assert_close(run(), whole, atol=1e-5, rtol=1e-4)
+    # Layers are computed again by the same segments.
+    forward, again = attention_calls[:per_pass], attention_calls[per_pass:]
+    assert sorted(forward) == sorted(again)
+
+
+def test_the_pack_drawn_in_the_docstring():
+    tree = Tree(
+        prompt_ids=list(b"PQ"),
+        parent=[-1, 0, 1, 1, 0],
+        depth=[0, 1, 2, 2, 1],
+        tokens=[[], list(b"ab"), list(b"de"), list(b"fg"), list(b"ch")],
+        logprobs=[[0.0] * size for size in (0, 2, 2, 2, 2)],
+        finished=[False] * 5,
+    )
+    (packed,) = pack([tree], [torch.ones(5)], 100)
+    lines = packing.__doc__.splitlines()
+    columns = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    letters = [chr(i) for i in packed.input_ids]
+    assert columns["input_ids"][: len(letters)] == letters
+    assert columns["position_ids"] == [str(i) for i in packed.position_ids.tolist()]
+    assert columns["tout"][: len(letters)] == [str(i) for i in packed.tout.tolist()]
+    assert columns["targets"] == [chr(i) for i in packed.targets]
+    predictors = [str(i) for i in packed.predictors.tolist()]
+    assert columns["predictors"][: len(predictors)] == predictors
+
+    table = next(i for i, line in enumerate(lines) if line.startswith("    sees "))
+    for query in range(len(letters)):
+        row = lines[table + 1 + query].ljust(80)
+        assert row.split()[0] == letters[query]
+        crosses = [
+            key for key, letter in enumerate(letters) if row[lines[table].rindex(letter)] == "x"
+        ]
+        assert crosses == [
+            key for key in range(len(letters)) if key <= query < int(packed.tout[key])
+        ]
+    segments = policy._segments(replace(packed, cuts=torch.tensor([0, 5, 6, 7])))
+    sizes = [(own.stop - own.start, len(seen)) for own, seen in segments]
+    assert sizes == [(5, 5), (1, 5), (1, 3)]
+
+
+def test_the_price_of_a_call_is_that_of_the_device_at_hand(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_a_gpu = packing.call_pairs()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert on_a_gpu > packing.call_pairs()
 
 
 def test_a_pack_holds_what_is_needed_once():
     trees, advantages = random_trees(seed=4)
-    (p,) = pack(trees, advantages, 10_000)
-    forwarded = trained = 0
+    (packed,) = pack(trees, advantages, 10_000)
+    forwarded = 0
+    trained = 0
     for tree, values in zip(trees, advantages):
         needed = {node for i in range(len(values)) if values[i] != 0 for node in tree.path(i)}
         inner = {int(tree.parent[node]) for node in needed}
-        forwarded += (len(tree.prompt_ids) if needed else 0) + sum(
-            len(tree.tokens[n]) - (n not in inner) for n in needed
-        )
-        trained += sum(len(tree.tokens[n]) for n in range(len(values)) if values[n] != 0)
-    assert len(p.input_ids) == forwarded and len(p.targets) == trained
+        forwarded += len(tree.prompt_ids) if needed else 0
+        forwarded += sum(len(tree.tokens[node]) - (node not in inner) for node in needed)
+        trained += sum(len(tree.tokens[node]) for node in range(len(values)) if values[node] != 0)
+    assert len(packed.input_ids) == forwarded and len(packed.targets) == trained
 
 
 def test_cuts_cost_least():
     """Against trying every way to cut a small tree."""
     rng = np.random.default_rng(5)
-    packs, segments = (
-        lambda own, above: 1 + own + above,
-        lambda own, above: own * (own + above) + 30,
-    )
-    for limit, part in ((25, packs), (math.inf, segments)):
-        lengths, context = rng.integers(1, 6, 10), rng.integers(0, 9, 10)
 
-        def cost(boundaries, lengths=lengths, context=context, limit=limit, part=part):
-            parts = [(lengths[a:b].sum(), context[a]) for a, b in zip(boundaries, boundaries[1:])]
-            return np.inf if max(map(sum, parts)) > limit else sum(part(*one) for one in parts)
+    def tokens_of_pack(own, context):
+        return 1 + own + context
 
-        every = [
-            [0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)
-        ]
-        found = packing._cut(lengths, context, limit, part)
-        assert 2 < len(found) < 10 and cost(found) == min(map(cost, every))
+    def attention_pairs(own, context):
+        return own * (own + context) + 30
+
+    every = [[0, *(i for i in range(1, 10) if bits >> i & 1), 10] for bits in range(0, 2**10, 2)]
+    for limit, cost in ((25, tokens_of_pack), (math.inf, attention_pairs)):
+        lengths = rng.integers(1, 6, 10)
+        context = rng.integers(0, 9, 10)
+
+        def total(boundaries, lengths=lengths, context=context, limit=limit, cost=cost):
+            parts = [
+                (lengths[start:end].sum(), context[start])
+                for start, end in zip(boundaries, boundaries[1:])
+            ]
+            if max(map(sum, parts)) > limit:
+                return np.inf
+            return sum(cost(own, above) for own, above in parts)
+
+        cuts = packing._cut(lengths, context, limit, cost)
+        assert 2 < len(cuts) < 10 and total(cuts) == min(map(total, every))
 
 
-def test_segments_leave_out_what_nobody_sees(monkeypatch):
+def test_segments_leave_out_what_no_token_sees(monkeypatch, attention_calls):
     """A tree of depth 3 with steps of 32 tokens: attention computes less than half of the pairs of
     a whole pack."""
-    calls = []
-
-    def count(module, query, key, *args, **kwargs):
-        calls.append(query.shape[2] * key.shape[2])
-        return sdpa_attention_forward(module, query, key, *args, **kwargs)
-
-    monkeypatch.setattr(policy, "sdpa_attention_forward", count)
-    monkeypatch.setattr(packing, "CALL_PAIRS", 2**15)
-    parent = [-1, *((i - 1) // 4 for i in range(1, 85))]
+    monkeypatch.setattr(packing, "call_pairs", lambda: 2**15)
+    parent = [-1, *((node - 1) // 4 for node in range(1, 85))]
     tokens = [torch.empty(0), *(torch.randint(2, 100, (32,)) for _ in parent[1:])]
     tree = Tree(
-        [5] * 20, parent, parent, tokens, [torch.zeros(len(t)) for t in tokens], [False] * 85
+        prompt_ids=[5] * 20,
+        parent=parent,
+        depth=parent,  # packing does not read it
+        tokens=tokens,
+        logprobs=[torch.zeros(len(ids)) for ids in tokens],
+        finished=[False] * 85,
     )
-    (p,) = pack([tree], [torch.ones(85)], 10_000)
-    token_logprobs(random_model("qwen2", max_position_embeddings=10_000), p)
+    (packed,) = pack([tree], [torch.ones(85)], 10_000)
+    token_logprobs(random_model("qwen2", max_position_embeddings=10_000), packed)
     layers = 2
-    assert (
-        len(calls) == layers * (len(p.cuts) - 1) > 10
-        and sum(calls) < layers * len(p.input_ids) ** 2 / 2
-    )
+    assert len(attention_calls) == layers * (len(packed.cuts) - 1) > 10
+    pairs = sum(queries * keys for queries, keys in attention_calls)
+    assert pairs < layers * len(packed.input_ids) ** 2 / 2
 
 
 def path_entropies(model, tree, node, temperature, top_k):
     """The entropy at each of a node's tokens by one plain forward pass over its path: -sum p log p,
     the definition."""
     ids = tree.prompt_ids + tree.completion_ids(node)
-    count = len(tree.tokens[node])
-    logits = (
-        model(torch.tensor([ids])).logits[0, len(ids) - count - 1 : len(ids) - 1].float()
-        / temperature
-    )
+    targets = tree.tokens[node].tolist()
+    logits = model(torch.tensor([ids])).logits[0, -1 - len(targets) : -1].float() / temperature
     entropies = []
-    for row, target in zip(logits, tree.tokens[node]):
+    for row, target in zip(logits, targets):
         if top_k:
-            kept = row.topk(top_k).indices.tolist()
-            row = row[sorted({*kept, int(target)})]  # the sampled token stays in the crop
+            cropped = row.topk(top_k).indices.tolist()
+            row = row[sorted({*cropped, target})]  # the sampled token stays in the crop
         probabilities = row.softmax(-1)
         entropies.append(-(probabilities * probabilities.log()).sum())
     return torch.stack(entropies)
@@ -233,51 +358,43 @@ def path_entropies(model, tree, node, temperature, top_k):
 @pytest.mark.parametrize("lora", [False, True], ids=["trained head", "frozen head"])
 def test_entropies_and_their_gradient_equal_plain_autograd(lora, temperature, top_k, monkeypatch):
     monkeypatch.setattr(policy, "CHUNK_ELEMENTS", 700)  # seven positions at a time
-    model = (
-        with_lora(random_model("qwen2", scale=3.0)) if lora else random_model("qwen2", scale=3.0)
-    )
+    model = random_model("qwen2", scale=3.0)
+    if lora:
+        model = with_lora(model)
     trees, advantages = random_trees(seed=6)
+    packs = pack(trees, advantages, 60)
+    assert len(packs) > 1
 
-    def gradients(loss):
-        model.zero_grad()
-        loss.backward()
-        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-    found, weights = [], []
-    for p in pack(trees, advantages, 60):
-        logprobs, entropies = token_logprobs_and_entropies(model, p, temperature, top_k=top_k)
-        torch.testing.assert_close(logprobs, token_logprobs(model, p, temperature, top_k=top_k))
-        found.append((logprobs * p.advantages).sum() + 3 * entropies.sum())
-        weights.append(entropies.detach())
-    assert len(found) > 1
-    packed = gradients(sum(found))
-    nodes = [
-        (tree, n, a)
-        for tree, values in zip(trees, advantages)
-        for n, a in enumerate(values.tolist())
-        if a != 0
-    ]
-    plain_entropies = [path_entropies(model, tree, n, temperature, top_k) for tree, n, _ in nodes]
-    torch.testing.assert_close(
-        torch.cat(weights).sum(), torch.cat(plain_entropies).sum(), atol=1e-4, rtol=1e-5
-    )
-    plain = 3 * torch.cat(plain_entropies).sum()
-    if not top_k:  # cropped log-probabilities have tests of their own
-        plain = plain + sum(
-            (path_logprobs(model, tree, n, temperature) * a).sum() for tree, n, a in nodes
-        )
-    else:
-        packed = gradients(
-            sum(
-                3 * token_logprobs_and_entropies(model, p, temperature, top_k=top_k)[1].sum()
-                for p in pack(trees, advantages, 60)
+    def packed_loss(logprob_weight):
+        loss = 0.0
+        for packed in packs:
+            logprobs, entropies = token_logprobs_and_entropies(
+                model, packed, temperature, top_k=top_k
             )
-        )
-    expected = gradients(plain)
-    assert packed.keys() == expected.keys() and len(expected) > 4
+            alone = token_logprobs(model, packed, temperature, top_k=top_k)
+            torch.testing.assert_close(logprobs, alone)
+            loss = loss + logprob_weight * (logprobs * packed.advantages).sum()
+            loss = loss + 3 * entropies.sum()
+        return loss
+
+    def plain_loss(logprob_weight):
+        loss = 0.0
+        for tree, node, advantage in trained_nodes(trees, advantages):
+            logprobs = path_logprobs(model, tree, node, temperature)
+            entropies = path_entropies(model, tree, node, temperature, top_k)
+            loss = loss + logprob_weight * (logprobs * advantage).sum() + 3 * entropies.sum()
+        return loss
+
+    with torch.no_grad():
+        torch.testing.assert_close(packed_loss(0), plain_loss(0), atol=1e-4, rtol=1e-5)
+    # Cropped log-probabilities have tests of their own.
+    logprob_weight = 0 if top_k else 1
+    actual = gradients(model, packed_loss(logprob_weight))
+    expected = gradients(model, plain_loss(logprob_weight))
+    assert actual.keys() == expected.keys() and len(expected) > 4
     largest = max(value.abs().max().item() for value in expected.values())
     for name in expected:
-        torch.testing.assert_close(packed[name], expected[name], atol=1e-5 * largest, rtol=1e-3)
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5 * largest, rtol=1e-3)
 
 
 def test_entropy_of_a_crop_has_a_finite_gradient():
@@ -291,18 +408,17 @@ def test_minibatches_are_as_equal_as_whole_trees_allow(seed):
     tokens = np.random.default_rng(seed).integers(0, 50, 9).tolist()
     for count in (1, 2, 3):
         parts = split_trees(tokens, count, [seed])
-        assert (
-            sorted(place for part in parts for place in part) == list(range(9))
-            and len(parts) == count
-        )
-        sums = [sum(tokens[place] for place in part) for part in parts]
-        if count == 2:  # against trying every way
-            best = min(
-                abs(sum(tokens) - 2 * sum(t for i, t in enumerate(tokens) if bits >> i & 1))
-                for bits in range(2**9)
-            )
-            assert abs(sums[0] - sums[1]) <= best + 2
+        assert len(parts) == count
+        assert sorted(tree for part in parts for tree in part) == list(range(9))
+        sums = [sum(tokens[tree] for tree in part) for part in parts]
         assert max(sums) - min(sums) <= max(tokens)
+        if count == 2:  # against trying every way
+            halves = [
+                sum(size for tree, size in enumerate(tokens) if bits >> tree & 1)
+                for bits in range(2**9)
+            ]
+            best = min(abs(sum(tokens) - 2 * half) for half in halves)
+            assert abs(sums[0] - sums[1]) <= best + 2
     assert split_trees(tokens, 2, [seed]) == split_trees(tokens, 2, [seed])
 
 
@@ -334,12 +450,10 @@ def test_policy_loss_by_hand():
     assert grpo == pytest.approx((tokens[:3].mean() + tokens[3]) / 2, abs=1e-6)
     constant = policy_loss(logprobs, old, advantages, loss_type="dr_grpo", normalizer=10).item()
     assert constant == pytest.approx(tokens.sum() / 10, abs=1e-6)
-    high = -np.minimum(
-        ratio * advantages.numpy(), np.array([1.0, 1.4, 0.8, 1.0]) * advantages.numpy()
-    )
-    assert policy_loss(logprobs, old, advantages, epsilon_high=0.4).item() == pytest.approx(
-        high.mean(), abs=1e-6
-    )
+    clipped_high = np.array([1.0, 1.4, 0.8, 1.0])
+    high = -np.minimum(ratio * advantages.numpy(), clipped_high * advantages.numpy())
+    wider = policy_loss(logprobs, old, advantages, epsilon_high=0.4).item()
+    assert wider == pytest.approx(high.mean(), abs=1e-6)
     reference = torch.tensor([-1.5, -0.5, -1.0, -0.2])
     d = reference.numpy() - logprobs.detach().numpy()
     kl = policy_loss(logprobs, old, advantages, beta=0.1, ref_logprobs=reference).item()
@@ -354,18 +468,10 @@ def test_policy_loss_by_hand():
         bonus = policy_loss(
             logprobs, old, advantages, **kind, entropy_coef=0.1, entropies=entropies
         ).item()
-        assert bonus == pytest.approx(
-            plain - 0.1 * 3.5 / 4, abs=1e-6
-        )  # a mean over tokens whatever the loss type
-    part = policy_loss(
-        logprobs,
-        old,
-        advantages,
-        entropy_coef=0.1,
-        entropies=entropies,
-        normalizer=8,
-        trained_tokens=8,
-    )
+        # A mean over tokens whatever the loss type.
+        assert bonus == pytest.approx(plain - 0.1 * 3.5 / 4, abs=1e-6)
+    batch = dict(normalizer=8, trained_tokens=8)
+    part = policy_loss(logprobs, old, advantages, entropy_coef=0.1, entropies=entropies, **batch)
     assert part.item() == pytest.approx((tokens.sum() - 0.1 * 3.5) / 8, abs=1e-6)
     with pytest.raises(ValueError, match="loss_type"):
         policy_loss(logprobs, old, advantages, loss_type="ppo")

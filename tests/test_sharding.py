@@ -21,7 +21,8 @@ def group():
 
 
 def spread(model):
-    return {name for name, p in model.named_parameters() if isinstance(p, DTensor)}
+    """The names of the parameters that are spread over the processes."""
+    return {name for name, parameter in model.named_parameters() if isinstance(parameter, DTensor)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,22 +35,25 @@ def test_frozen_weights_are_spread_and_nothing_changes(family, checkpointing, gr
     if checkpointing:
         checkpoint_layers(model)
     tree = random_tree(np.random.default_rng(0), 8)
-    (one,) = pack([tree], [torch.ones(8)], 1000)
-    adapter = [p for p in model.parameters() if p.requires_grad]
+    (packed,) = pack([tree], [torch.ones(8)], 1000)
+    adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
     plain = torch.cat([path_logprobs(model.eval(), tree, node).detach() for node in range(1, 8)])
-    expected = torch.autograd.grad(token_logprobs(model.train(), one).sum(), adapter)
+    expected = torch.autograd.grad(token_logprobs(model.train(), packed).sum(), adapter)
 
     shard(model)
     frozen = {
-        name for name, p in model.named_parameters() if ".layers." in name and not p.requires_grad
+        name
+        for name, parameter in model.named_parameters()
+        if ".layers." in name and not parameter.requires_grad
     }
     assert spread(model) == frozen and len(frozen) > 10
-    logprobs = token_logprobs(model, one)
-    for found, gradient in zip(torch.autograd.grad(logprobs.sum(), adapter), expected, strict=True):
-        torch.testing.assert_close(found, gradient)
+    logprobs = token_logprobs(model, packed)
+    gradients = torch.autograd.grad(logprobs.sum(), adapter)
+    for gradient, whole in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, whole)
     with whole_weights(model), torch.no_grad():
         assert not spread(model)
-        sampled = token_logprobs(model.eval(), one)
+        sampled = token_logprobs(model.eval(), packed)
         assert not spread(model)  # a forward pass inside does not let go of them
     assert spread(model) == frozen
     torch.testing.assert_close(sampled, logprobs.detach())
@@ -64,4 +68,5 @@ def test_an_idle_pass_adds_no_gradient(group):
     logprobs = token_logprobs(model, Pack.idle())
     logprobs.sum().backward()
     assert logprobs.shape == (0,)
-    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
