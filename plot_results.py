@@ -1,32 +1,49 @@
 """Draws runs, and shows their trees.
 
-python plot_results.py results/RUN ...                   # learning_curve.png, .svg and trees.html into each
-python plot_results.py --trees results/RUN/trees.jsonl   # the tree viewer alone: trees.html beside it
+python plot_results.py results/RUN ...                  # learning_curve.png, .svg and trees.html
+python plot_results.py --trees results/RUN/trees.jsonl  # the tree viewer alone: trees.html
+python plot_results.py results/RUN --picture 3          # and tree_and_curve.png, of update 3
+
+Everything lands in the run's folder.
 """
 
 import argparse
-import html
+import io
 import math
 import statistics
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Curve
+from matplotlib.ticker import EngFormatter
+from PIL import Image
 
-from reward import extract_answer
 from run.errors import BadInput, refuse, run
 from run.folder import read_lines
 from run.intervals import interval
-
-matplotlib.use("Agg")  # files only: no display is needed
-import matplotlib.pyplot as plt
-from matplotlib.ticker import EngFormatter
-
-plt.rcParams["text.parse_math"] = False  # a $ in the name of a run, an arm or a benchmark is a $
+from tree_viewer import format_figure, read_trees, shown_tree, write_trees
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 BLUE, ORANGE, GREEN, PURPLE = COLOURS[:4]
+DASHES = ("-", "--", ":")
+
+# Every figure here is drawn under these settings, which leave matplotlib's own as they were.
+# Figures are made without pyplot: they need no display, and no backend has to be chosen.
+STYLE = {
+    "text.parse_math": False,  # a $ in the name of a run, an arm or a benchmark is a $
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.fontsize": 8,
+}
+
+
+# --- The learning curve of a run ---
 
 
 def score_names(scores: dict) -> dict[str, str]:
@@ -36,13 +53,16 @@ def score_names(scores: dict) -> dict[str, str]:
     >>> score_names({"n": 2, "pass@1": {}, "avg@4": {}})
     {'greedy': 'pass@1', 'sampled': 'avg@4'}
     """
-    names = {
-        "greedy": [key for key in scores if key == "pass@1"],
-        "sampled": [key for key in scores if key.startswith("avg@")],
-    }
-    return {kind: found[0] for kind, found in names.items() if found}
+    names = {}
+    for key in scores:
+        if key == "pass@1":
+            names["greedy"] = key
+        elif key.startswith("avg@"):
+            names.setdefault("sampled", key)
+    return names
 
 
+@matplotlib.rc_context(STYLE)
 def plot_run(run: Path) -> Path:
     """Draws accuracy, length, signal, rewards by depth, entropy and time over the updates; returns
     the PNG's path.
@@ -50,275 +70,379 @@ def plot_run(run: Path) -> Path:
     Raises:
         BadInput: the folder holds no metrics.jsonl with an update in it.
     """
+    updates, evaluations = _read_metrics(run)
+    figure = Figure(figsize=(13, 6.6), layout="constrained")
+    (answers, length, signal), (rewards, entropy, seconds) = figure.subplots(2, 3, sharex=True)
+
+    _draw_answers(answers, updates, evaluations)
+
+    length.set(title="Completion length", ylabel="tokens")
+    _draw_metrics(length, updates, {"completion_length": "mean over leaves"})
+
+    signal.set(title="Signal", ylabel="share [%]")
+    shares = {"kept_groups_share": "groups with signal", "unfinished_share": "leaves cut off"}
+    _draw_metrics(signal, updates, shares, scale=100)
+
+    rewards.set(title="Step reward", ylabel="mean reward")
+    depths = [key for key in updates[-1] if key.startswith("step_reward_depth_")]
+    _draw_metrics(rewards, updates, {key: f"depth {key.rsplit('_', 1)[1]}" for key in depths})
+    rewards.set_ylim(top=1)
+
+    entropy.set(title="Entropy of the policy", ylabel="nats per token")
+    _draw_metrics(entropy, updates, {"entropy": "over sampled tokens"})
+
+    _draw_seconds(seconds, updates)
+
+    for ax in (rewards, entropy, seconds):
+        ax.set_xlabel("update")
+    for ax in figure.axes:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="best")
+    name = run.resolve().name
+    figure.suptitle(f"{name}: thin lines are single updates, thick ones the mean of five")
+    figure.savefig(run / "learning_curve.svg")
+    return _save_png(figure, run / "learning_curve.png")
+
+
+def _save_png(figure: Figure, path: Path) -> Path:
+    """Writes a figure with a palette: a third of the size that all colours would take."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=140)
+    with Image.open(buffer) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+    return path
+
+
+def _read_metrics(run: Path) -> tuple[list[dict], list[dict]]:
+    """The rows of a run's updates, and those of its evaluations."""
     path = run / "metrics.jsonl"
     rows = read_lines(path) if path.exists() else []
     updates = [row for row in rows if "reward" in row]
     evaluations = [row for row in rows if "evaluation" in row]
     if not updates:
         raise BadInput(f"{path}: no updates to draw; name the folder of a run")
-    figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
+    return updates, evaluations
 
-    def panel(
-        ax,
-        title: str,
-        ylabel: str,
-        *lines: tuple[str, str, str],
-        scale: float = 1.0,
-        top: float | None = None,
-    ):
-        """Draws metrics (key, label, colour), each as it was and as the running mean of five."""
-        for key, label, colour in lines:
-            points = [
-                (row["update"], scale * row[key]) for row in updates if row.get(key) is not None
-            ]
-            xs, ys = zip(*points) if points else ((), ())
-            ax.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
-            means = [statistics.fmean(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
-            ax.plot(xs, means, color=colour, label=label, linewidth=1.8)
-        ax.set(title=title, ylabel=ylabel, ylim=(0, top))
 
-    answers, length, signal, step_reward, entropy, time = axes.flat
-    leaves = ("leaf_pass_rate", "training leaves, sampled", BLUE)
-    panel(answers, "Right answers", "share of completions [%]", leaves, scale=100, top=100)
-    # A resumed run may have evaluated on other benchmarks, or with other samples, from some update
-    # on.
-    for i, name in enumerate(
-        dict.fromkeys(name for row in evaluations for name in row["evaluation"])
-    ):
-        found = [
-            (row["update"], row["evaluation"][name])
-            for row in evaluations
-            if name in row["evaluation"]
-        ]
+def _draw_metrics(ax: Axes, updates: list[dict], labels: dict[str, str], scale=1.0) -> None:
+    """Draws metrics (name -> label), each as it was and as the running mean of five updates."""
+    for (key, label), colour, dashes in zip(labels.items(), cycle(COLOURS), cycle(DASHES)):
+        # An update without any leaf, for example, has no share of right ones.
+        rows = [row for row in updates if row.get(key) is not None]
+        xs = [row["update"] for row in rows]
+        ys = [scale * row[key] for row in rows]
+        means = [statistics.fmean(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
+        ax.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.8)
+        # Dashes, since lines may lie on each other.
+        ax.plot(xs, means, color=colour, linestyle=dashes, label=label, linewidth=1.8)
+    ax.set_ylim(bottom=0)
+
+
+def _draw_answers(ax: Axes, updates: list[dict], evaluations: list[dict]) -> None:
+    """The share of right answers: of the leaves in training, and on every benchmark."""
+    ax.set(title="Right answers", ylabel="right [%], bars: 95 % interval")
+    _draw_metrics(ax, updates, {"leaf_pass_rate": "training leaves"}, scale=100)
+    # A resumed run may have evaluated on other benchmarks from some update on.
+    benchmarks = dict.fromkeys(name for row in evaluations for name in row["evaluation"])
+    for benchmark, marker in zip(benchmarks, cycle("os^D")):
         for kind, colour in (("greedy", ORANGE), ("sampled", GREEN)):
-            scores = [
-                (at, one[score_names(one)[kind]]) for at, one in found if kind in score_names(one)
-            ]
+            scores = _scores(evaluations, benchmark, kind)
             if scores:
-                means, errors = zip(
-                    *((100 * s["mean"], 196 * s["standard_error"]) for _, s in scores)
-                )
-                answers.errorbar(
-                    [at for at, _ in scores],
-                    means,
-                    errors,
-                    color=colour,
-                    marker="os^D"[i % 4],
-                    capsize=2,
-                    label=f"{name}, {kind} pass@1",
-                )
-    panel(length, "Completion length", "tokens", ("completion_length", "mean over leaves", BLUE))
-    kept, cut_off = (
-        ("kept_groups_share", "groups with signal", BLUE),
-        ("unfinished_share", "unfinished paths", ORANGE),
-    )
-    panel(signal, "Signal", "share [%]", kept, cut_off, scale=100, top=100)
-    depths = [key for key in updates[-1] if key.startswith("step_reward_depth_")]
-    steps = [
-        (key, f"steps at depth {key.rsplit('_', 1)[1]}", colour)
-        for key, colour in zip(depths, cycle(COLOURS))
-    ]
-    panel(step_reward, "Step reward", "mean reward", *steps, top=1)
-    panel(entropy, "Entropy", "nats a token", ("entropy", "policy, sampled tokens", BLUE))
+                xs = list(scores)
+                means = [100 * score["mean"] for score in scores.values()]
+                halves = [100 * 1.96 * score["standard_error"] for score in scores.values()]
+                label = f"{benchmark}, {kind} pass@1"
+                style = {"color": colour, "marker": marker, "markersize": 5, "capsize": 2}
+                ax.errorbar(xs, means, halves, label=label, **style)
+    ax.set_ylim(0, 100)
+
+
+def _scores(evaluations: list[dict], benchmark: str, kind: str) -> dict[int, dict]:
+    """The greedy or the sampled scores on a benchmark, by update, where there are any: a run may
+    have been resumed without samples, or with another number of them."""
+    scores = {}
+    for row in evaluations:
+        of_benchmark = row["evaluation"].get(benchmark, {})
+        name = score_names(of_benchmark).get(kind)
+        if name:
+            scores[row["update"]] = of_benchmark[name]
+    return scores
+
+
+def _draw_seconds(ax: Axes, updates: list[dict]) -> None:
+    """What the time of each update went to."""
     phases = ("sample", "grade", "update")
     seconds = [[row.get(f"seconds_{phase}", math.nan) for row in updates] for phase in phases]
-    time.stackplot(
-        [row["update"] for row in updates],
-        seconds,
-        labels=phases,
-        colors=(BLUE, PURPLE, GREEN),
-        alpha=0.8,
-    )
-    time.set(title="Time of an update", ylabel="seconds")
-    for ax in axes[1]:
-        ax.set_xlabel("update")
-    for ax in axes.flat:
-        ax.grid(alpha=0.3)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=8, loc="best")
-    figure.suptitle(run.name)
-    for suffix in (".png", ".svg"):
-        figure.savefig(run / f"learning_curve{suffix}", dpi=150)
-    plt.close(figure)
-    return run / "learning_curve.png"
+    colours = (BLUE, PURPLE, GREEN)
+    xs = [row["update"] for row in updates]
+    ax.stackplot(xs, seconds, labels=phases, colors=colours, alpha=0.8)
+    ax.set(title="Time of an update", ylabel="seconds")
 
 
-STYLE = """body { font: 14px sans-serif; margin: 2em } details { margin-left: 1.2em; border-left: 1px solid #ccc }
-summary { padding: 2px 6px } summary:focus { outline: 2px solid #0072B2 } code { white-space: pre-wrap }
-.kept, .pruned { display: block; margin-left: 1.3em }
-.figures, .pruned { color: #666 }"""
+# --- The arms of a sweep ---
 
 
-LEGEND = """A line is a step: its reward is the mean of its children's, its advantage is relative to its siblings.
-<b>Blue</b>: better than they are; <b>orange</b>: worse; grey letters: the group was pruned. A leaf shows its answer and
-whether it is right. Click or press Enter to fold, Tab to move on."""
-
-
-def write_trees(path: Path, last: int = 30) -> Path:
-    """The tree viewer: the last trees of a trees.jsonl as one HTML file beside it, which needs no
-    network; Tab, Enter and a mouse fold it.
-
-    A step is blue where its advantage is positive and orange where it is negative, in grey letters
-    where its group was pruned; a leaf shows its answer and its grade. Texts are escaped: model
-    output is untrusted."""
-    parts = [
-        f"<!doctype html><meta charset='utf-8'><title>{html.escape(str(path))}</title><style>{STYLE}</style>"
-    ]
-    parts.append(f"<h1>Sampled trees</h1><p>{LEGEND}</p>")
-
-    records = read_lines(path)[-last:] if path.exists() else []
-    for record in records:
-        update, problem, answer = (
-            html.escape(str(record.get(key, "?"))) for key in ("update", "problem", "answer")
-        )
-        shown = "open" if record is records[0] else ""
-        parts.append(
-            f"<details {shown}><summary><b>update {update}: {problem}</b>"
-            f" (gold answer <code>{answer}</code>)</summary>"
-        )
-        try:
-            parts += tree_lines(record.get("nodes") or [])
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise BadInput(
-                f"{path}: the tree of update {record.get('update')} is damaged ({error!r})"
-            ) from error
-        parts.append("</details>")
-    viewer = path.with_suffix(".html")
-    viewer.write_text(
-        "\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace"
-    )  # for lone surrogates
-    return viewer
-
-
-def tree_lines(nodes: list[dict]) -> list[str]:
-    """The HTML of one tree, given by the nodes of its line in trees.jsonl, each after its parent.
-    No call goes deeper with the tree: a step for each line of text makes trees hundreds of steps
-    deep.
-
-    Raises:
-        KeyError, TypeError, AttributeError, IndexError: the nodes are not those of a tree.
-    """
-    lines: list[str] = []
-    children: list[list[int]] = [[] for _ in nodes]
-    for i, node in enumerate(nodes[1:], 1):
-        if not 0 <= node["parent"] < i:
-            raise IndexError(f"node {i} stands before its parent {node['parent']}")
-        children[node["parent"]].append(i)
-    has_signal = [
-        any(abs(_figure(nodes[child], "advantage")) > 0 for child in group) for group in children
-    ]
-
-    def open_node(i: int) -> None:
-        node = nodes[i]
-        reward, advantage = _figure(node, "reward"), _figure(node, "advantage")
-        figures = (
-            f"reward {reward:.2f}, advantage {advantage:+.2f}, {node.get('tokens', '?')} tokens"
-        )
-        if not children[i]:
-            answer = html.escape(str(extract_answer("".join(texts))))
-            end = "finished" if node.get("finished") else "cut off"
-            grade = "?" if math.isnan(reward) else "✓" if reward else "✗"
-            figures += f", {end}, answer <code>{answer}</code> {grade}"
-        kept = i == 0 or has_signal[node["parent"]]
-        colour = "0,114,178" if advantage > 0 else "213,94,0"
-        strength = 0 if math.isnan(advantage) else min(2, abs(advantage)) / 4
-        shade = f"background: rgba({colour},{strength:.2f})"
-        text = f"<code class='{'kept' if kept else 'pruned'}'>{html.escape(texts[-1])}</code>"
-        lines.append(
-            f"<details open><summary style='{shade}'><span class='figures'>{figures}</span> {text}</summary>"
-        )
-
-    texts: list[str] = []  # of the nodes from the root to the present one
-    waiting = [0] * bool(nodes)  # nodes to open, the next one last; -1: close the present one
-    while waiting:
-        i = waiting.pop()
-        if i < 0:
-            texts.pop()
-            lines.append("</details>")
-            continue
-        texts.append(str(nodes[i].get("text", "")))
-        open_node(i)
-        waiting += [-1, *reversed(children[i])]
-    return lines
-
-
-def _figure(node: dict, key: str) -> float:
-    """A node's reward or advantage; NaN where it was not written or is no number."""
-    value = node.get(key)
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
+@matplotlib.rc_context(STYLE)
 def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
-    """Draws the evaluations of several arms, lines from the worst to the best seed; returns the
+    """Draws the evaluations of several arms, bands from the worst to the best seed; returns the
     path.
 
     Args:
         curves: for each arm the points of every seed, as `run_ablations.curve` gives them; None for
             a failed run.
     """
-    curves = {arm: [points for points in runs if points] for arm, runs in curves.items()}
-    names = score_names(next(iter(curves.values()))[0][-1])
-    kind = (
-        "sampled" if "sampled" in names else "greedy"
-    )  # evaluations without samples have greedy scores alone
-    score, length_key = names[kind], f"{kind}_length"
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
-    scales = {score: (100, f"{kind} pass@1 [%]"), length_key: (1, f"{kind} length [tokens]")}
-    panels = [
-        ("update", score),
-        ("sampled_tokens", score),
-        ("seconds", score),
-        ("update", length_key),
-    ]
-    for number, (arm, runs) in enumerate(curves.items()):
-        colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
-        for ax, (x, y) in zip(axes.flat, panels):
-            xs = [sum(p[x] for p in points) / len(points) for points in zip(*runs)]
-            ys = [[scales[y][0] * p[y] for p in points] for points in zip(*runs)]
-            means = [sum(values) / len(values) for values in ys]
-            ax.plot(xs, means, color=colour, linestyle=style, marker="o", markersize=3, label=arm)
-            ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=colour, alpha=0.15)
-        ends = [points[-1] for points in runs]
-        axes[1, 1].scatter(
-            [p[length_key] for p in ends], [100 * p[score] for p in ends], color=colour, label=arm
-        )
-    for ax, (x, y) in zip(axes.flat, [*panels, (scales[length_key][1], score)]):
-        ax.set(xlabel=x.replace("_", " "), ylabel=scales[y][1])
-        ax.grid(alpha=0.3)
+    finished = {arm: [points for points in runs if points] for arm, runs in curves.items()}
+    names = score_names(next(iter(finished.values()))[0][-1])
+    # Evaluations without samples have greedy scores alone.
+    kind = "sampled" if "sampled" in names else "greedy"
+    score, length = names[kind], f"{kind}_length"
+    labels = {score: f"{kind} pass@1 [%]", length: f"{kind} length [tokens]"}
+    for key in ("update", "sampled_tokens", "seconds"):
+        labels[key] = key.replace("_", " ")
+
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 3)
+    # Curves: the first three panels show the score, the fourth the length.
+    panels = [("update", score), ("sampled_tokens", score), ("seconds", score), ("update", length)]
+    for ax, (x, y) in zip(axes.flat, panels):
+        for number, (arm, runs) in enumerate(finished.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            dashes = DASHES[number // len(COLOURS) % len(DASHES)]
+            scale = 100 if y == score else 1
+            _draw_arm(ax, runs, x, y, scale, label=arm, color=colour, linestyle=dashes)
+        ax.set(xlabel=labels[x], ylabel=labels[y])
         ax.xaxis.set_major_formatter(EngFormatter())  # 200 k tokens
-    axes[1, 1].set_title("last update, a point a seed", fontsize=10)
-    ends = [[100 * points[-1][score] for points in runs] for runs in curves.values()]
-    means, halves = zip(*map(interval, ends))
-    axes[1, 2].barh(list(curves), means, xerr=halves, color=COLOURS, capsize=3)
-    axes[1, 2].invert_yaxis()
-    axes[1, 2].set(
-        xlabel=f"{kind} pass@1 at the last update [%]", xlim=(max(0, min(means) - 15), 100)
-    )
-    axes[0, 0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        if y == score:
+            ax.set_ylim(bottom=0)
+
+    # The end of every run.
+    _draw_lengths(axes[1, 1], finished, length, score)
+    axes[1, 1].set(xlabel=labels[length], ylabel=labels[score])
+    _draw_intervals(axes[1, 2], finished, score)
+    axes[1, 2].set_xlabel(labels[score])
+
+    handles, arms = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, arms, loc="outside lower center", ncols=min(6, len(arms)))
+    sweep = path.resolve().parent.name
+    figure.suptitle(f"{sweep}: means over seeds; bands reach from the worst to the best seed")
+    return _save_png(figure, path)
+
+
+def _draw_arm(ax: Axes, runs: list[list[dict]], x: str, y: str, scale: float, **style) -> None:
+    """The mean over an arm's seeds, and a band from the worst to the best of them."""
+    # [evaluations][seeds], for as many evaluations as all seeds have
+    columns = list(zip(*runs))
+    xs = [statistics.fmean(point[x] for point in points) for points in columns]
+    ys = [[scale * point[y] for point in points] for points in columns]
+    means = [statistics.fmean(values) for values in ys]
+    ax.plot(xs, means, marker="o", markersize=3, **style)
+    lowest = [min(values) for values in ys]
+    highest = [max(values) for values in ys]
+    ax.fill_between(xs, lowest, highest, color=style["color"], alpha=0.15)
+
+
+def _draw_lengths(ax: Axes, finished: dict, length: str, score: str) -> None:
+    """Score against length at the last update, one point per seed."""
+    for (arm, runs), colour in zip(finished.items(), cycle(COLOURS)):
+        ends = [points[-1] for points in runs]
+        xs = [point[length] for point in ends]
+        ys = [100 * point[score] for point in ends]
+        ax.scatter(xs, ys, color=colour, s=22, label=arm)
+    ax.set_title("last update, one point per seed", fontsize=10)
+
+
+def _draw_intervals(ax: Axes, finished: dict, score: str) -> None:
+    """The score of every arm at the last update: mean, 95 % interval and seeds. These are points,
+    not bars, so the axis need not start at 0; its title says where it starts."""
+    for row, ((_, runs), colour) in enumerate(zip(finished.items(), cycle(COLOURS))):
+        ends = [100 * points[-1][score] for points in runs]
+        mean, half = interval(ends)
+        ax.scatter(ends, [row] * len(ends), color=colour, s=14, alpha=0.5)
+        ax.errorbar(mean, row, xerr=half, color=colour, marker="D", markersize=6, capsize=4)
+    ax.set_yticks(range(len(finished)), list(finished))
+    ax.set_ylim(len(finished) - 0.5, -0.5)  # the first arm on top
+    low, high = ax.get_xlim()
+    title = f"last update: mean, 95 % interval, seeds\n(this axis shows {low:.0f} to {high:.0f} %)"
+    ax.set_title(title, fontsize=10)
+
+
+# --- A picture of one tree ---
+
+ADVANTAGE_COLOURS = LinearSegmentedColormap.from_list("advantage", (ORANGE, "white", BLUE))
+PRUNED = "#b4bac1"
+MARKERS = {"": "o", "✓": "o", "✗": "X", "~": "D", "?": "^"}
+# Up to so many leaves there is room for the text of every step.
+LEAVES_WITH_TEXT = 16
+# White behind a text, so that no edge crosses it.
+HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
+EXPLANATION = (
+    "At a step: reward, advantage. Blue: better than its siblings; orange: worse;\n"
+    "grey: the rewards of its group hardly differ, so it is pruned. Area: number of tokens."
+)
+
+
+@matplotlib.rc_context(STYLE)
+def draw_tree(record: dict, path: Path) -> Path:
+    """Draws one line of trees.jsonl, with rewards and advantages at the nodes, as PNG or SVG by the
+    path's ending; returns the path.
+
+    Raises:
+        ValueError: the record holds no tree.
+    """
+    tree = shown_tree(record)
+    leaves = sum(node["mark"] != "" for node in tree["nodes"])
+    figure = Figure(figsize=(7, max(2.5, 1.0 + 0.32 * leaves)), layout="constrained")
+    _draw_tree(figure.subplots(), tree)
+    figure.savefig(path, dpi=150)
     return path
+
+
+@matplotlib.rc_context(STYLE)
+def draw_tree_and_curve(run: Path, update: int) -> Path:
+    """Draws a run's tree of one update beside its share of right answers; returns the PNG's path.
+
+    Raises:
+        BadInput: the run has no tree of that update.
+    """
+    path = run / "trees.jsonl"
+    trees = {tree["update"]: tree for tree in read_trees(path)}
+    if str(update) not in trees:
+        known = ", ".join(trees) or "none"
+        raise BadInput(f"--picture {update}: {path} has no tree of that update; it has: {known}")
+    updates, evaluations = _read_metrics(run)
+
+    figure = Figure(figsize=(10, 6.3), layout="constrained")
+    tree_side, curve_side = figure.subplots(1, 2, width_ratios=(2, 1))
+    _draw_tree(tree_side, trees[str(update)])
+    _draw_answers(curve_side, updates, evaluations)
+    curve_side.axvline(update, color="#555555", linestyle=":", label="update of this tree")
+    curve_side.set(title="The run of this tree", xlabel="update")
+    curve_side.legend(loc="lower right")
+    return _save_png(figure, run / "tree_and_curve.png")
+
+
+def _draw_tree(ax: Axes, tree: dict) -> None:
+    """Depth goes to the right, leaves stand below each other. A node's area is in proportion to its
+    tokens, its colour to the root of its advantage, as in the viewer."""
+    nodes = tree["nodes"]
+    largest_advantage = max((abs(node["advantage"] or 0) for node in nodes), default=0)
+    most_tokens = max((node["tokens"] or 0 for node in nodes), default=0)
+    leaves = sum(node["mark"] != "" for node in nodes)
+    with_text = leaves <= LEAVES_WITH_TEXT
+
+    for i, node in enumerate(nodes):
+        colour = _advantage_colour(node, largest_advantage or 1)
+        if i > 0:
+            _draw_edge(ax, nodes[node["parent"]], node, colour)
+        tokens = (node["tokens"] or 0) / (most_tokens or 1)
+        style = {
+            "s": max(12, 130 * tokens) if i > 0 else 60,
+            "marker": MARKERS[node["mark"]] if i > 0 else "s",
+            "color": colour,
+            "edgecolor": PRUNED if node["pruned"] else "black",
+            "linewidth": 0.7,
+        }
+        ax.scatter(node["depth"], node["row"], zorder=2, **style)
+        _write_figures(ax, node, is_root=i == 0)
+        if with_text:
+            _write_text(ax, node)
+
+    depth = max((node["depth"] for node in nodes), default=0)
+    ax.set_axis_off()
+    ax.set_xlim(-0.15, depth + 0.55)
+    # Row 0 on top; below the last row there is room for its text.
+    ax.set_ylim(leaves + 0.6 if with_text else leaves - 0.4, -0.6)
+    ax.set_title(f"Update {tree['update']}: {tree['problem'][:60]}, answer {tree['answer'][:20]}")
+    ax.text(0, 0, EXPLANATION, transform=ax.transAxes, fontsize=7.5, color="#444444", va="top")
+
+
+def _advantage_colour(node: dict, largest: float):
+    """Grey for a pruned node; else from orange over white to blue, by the root of the advantage."""
+    if node["pruned"]:
+        return PRUNED
+    advantage = node["advantage"] or 0
+    strength = math.copysign(math.sqrt(abs(advantage) / largest), advantage)
+    return ADVANTAGE_COLOURS(0.5 + 0.5 * strength)
+
+
+def _draw_edge(ax: Axes, parent: dict, node: dict, colour) -> None:
+    """A curve that leaves the parent and reaches the node horizontally."""
+    middle = (parent["depth"] + node["depth"]) / 2
+    points = [
+        (parent["depth"], parent["row"]),
+        (middle, parent["row"]),
+        (middle, node["row"]),
+        (node["depth"], node["row"]),
+    ]
+    curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
+    width = 1 if node["pruned"] else 1.8
+    if not node["pruned"]:
+        # A dark line below, with which pale colours show on the white page.
+        ax.add_patch(PathPatch(curve, fill=False, edgecolor="#888888", linewidth=2.6, zorder=1))
+    ax.add_patch(PathPatch(curve, fill=False, edgecolor=colour, linewidth=width, zorder=1))
+
+
+def _write_figures(ax: Axes, node: dict, is_root: bool) -> None:
+    """Reward and advantage above an inner node; mark, answer and advantage beside a leaf."""
+    at = (node["depth"], node["row"])
+    advantage = "" if node["pruned"] or is_root else format_figure(node["advantage"], "+")
+    if node["mark"]:
+        answer = "no answer" if node["extracted"] is None else node["extracted"][:12]
+        end = "" if node["finished"] else ", cut off"
+        words = f"{node['mark']} {answer}{end}  {advantage}".rstrip()
+        offset, alignment = (9, 1), {"ha": "left", "va": "center"}
+    else:
+        words = f"{format_figure(node['reward'])}  {advantage}".rstrip()
+        offset, alignment = (0, 7), {"ha": "center", "va": "bottom"}
+    style = {"fontsize": 8, "zorder": 4, "bbox": HALO}
+    ax.annotate(words, at, offset, textcoords="offset points", **style, **alignment)
+
+
+def _write_text(ax: Axes, node: dict) -> None:
+    """The first lines of a step's text below an inner node; those of a leaf in one line."""
+    at = (node["depth"], node["row"])
+    lines = [_printable(line[:22]) for line in node["text"].strip().split("\n")]
+    style = {"fontsize": 6.5, "family": "monospace", "color": "#444444", "zorder": 3}
+    if node["mark"]:
+        text = " ⏎ ".join(lines)[:40]
+        ax.annotate(text, at, (9, -5), textcoords="offset points", ha="left", va="top", **style)
+    else:
+        text = "\n".join(lines[:3]) + (" ..." if len(lines) > 3 else "")
+        style["bbox"] = HALO
+        ax.annotate(text, at, (0, -8), textcoords="offset points", ha="center", va="top", **style)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, for which fonts have no shape."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
-    parser.add_argument(
-        "--trees", nargs="*", type=Path, default=[], help="files trees.jsonl, for the viewer alone"
-    )
+    flag = parser.add_argument
+    flag("runs", nargs="*", type=Path, help="folders of runs")
+    flag("--trees", nargs="*", type=Path, default=[], help="files trees.jsonl: the viewer alone")
+    flag("--picture", type=int, metavar="UPDATE", help="also draw the tree of this update")
     parser.error = refuse
     args = parser.parse_args()
     if not args.runs and not args.trees:
         raise BadInput("nothing to draw: name the folder of a run, or a trees.jsonl after --trees")
-    if html_files := [path for path in args.trees if path.suffix == ".html"]:
-        raise BadInput(f"--trees {html_files[0]}: is a viewer itself; name the trees.jsonl")
-    if missing := [path for path in args.trees if not path.is_file()]:
-        raise BadInput(f"--trees {missing[0]}: no such file")
+    if args.picture is not None and not args.runs:
+        raise BadInput("--picture: name the folder of a run")
+    for path in args.trees:
+        if path.suffix == ".html":
+            raise BadInput(f"--trees {path}: is a viewer itself; name the trees.jsonl")
+        if not path.is_file():
+            raise BadInput(f"--trees {path}: no such file")
     for folder in args.runs:
         print(plot_run(folder))
-    for path in [*(folder / "trees.jsonl" for folder in args.runs), *args.trees]:
+        print(write_trees(folder / "trees.jsonl"))
+        if args.picture is not None:
+            print(draw_tree_and_curve(folder, args.picture))
+    for path in args.trees:
         print(write_trees(path))
 
 

@@ -4,7 +4,6 @@ input."""
 import ast
 import copy
 import json
-import math
 import os
 import subprocess
 import sys
@@ -151,6 +150,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert (output / "learning_curve.png").stat().st_size > 10_000 and (
         output / "learning_curve.svg"
     ).exists()
+    assert (output / "trees.html").exists()
     assert list(output.glob("treerpo/events*"))
     assert "Before and after 4 updates" in printed and f"--adapter {output}/adapter" in printed
 
@@ -179,137 +179,6 @@ def test_eval_math_loads_the_adapter(finished, tmp_path):
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["arithmetic[:6]"]
     last = read(output / "metrics.jsonl")[-1]["evaluation"]["arithmetic[:6]"]
     assert scores == last  # the trainer's evaluation is eval_math's own
-
-
-def test_plot_results(finished):
-    printed = script(sys.executable, "plot_results.py", finished[0])
-    assert "learning_curve.png" in printed and "trees.html" in printed
-    trees = read(finished[0] / "trees.jsonl")
-    viewer = (finished[0] / "trees.html").read_text()
-    assert (
-        viewer.count("<details")
-        == viewer.count("</details>")
-        == sum(1 + len(tree["nodes"]) for tree in trees)
-    )
-    leaves = sum(len(leaves_of(tree["nodes"])) for tree in trees)
-    assert viewer.count("✓") + viewer.count("✗") == leaves and viewer.count("gold answer") == len(
-        trees
-    )
-    assert viewer.count("✓") == sum(
-        t["nodes"][i]["reward"] == 1 for t in trees for i in leaves_of(t["nodes"])
-    )
-
-
-def leaves_of(nodes):
-    return set(range(len(nodes))) - {node["parent"] for node in nodes[1:]}
-
-
-def test_the_tree_viewer_escapes_model_output(tmp_path):
-    import plot_results
-
-    step = {
-        "parent": 0,
-        "text": "<script>alert(1)</script>",
-        "tokens": 3,
-        "finished": True,
-        "reward": 1.0,
-        "advantage": 0.5,
-    }
-    record = {"update": 1, "problem": "<b>", "answer": "&", "nodes": [{**step, "parent": -1}, step]}
-    (tmp_path / "trees.jsonl").write_text(json.dumps(record) + "\n")
-    viewer = plot_results.write_trees(tmp_path / "trees.jsonl").read_text()
-    assert (
-        "<script>" not in viewer
-        and "&lt;script&gt;" in viewer
-        and "&lt;b&gt;" in viewer
-        and "&amp;" in viewer
-    )
-
-
-def step(parent, **changes):
-    node = {
-        "parent": parent,
-        "text": "1+",
-        "tokens": 2,
-        "finished": False,
-        "reward": 0.5,
-        "advantage": 0.0,
-    }
-    return {**node, **changes}
-
-
-def view(tmp_path, *trees):
-    import plot_results
-
-    records = ({"update": 7, "problem": "1+1", "answer": "2", "nodes": nodes} for nodes in trees)
-    (tmp_path / "trees.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return plot_results.write_trees(tmp_path / "trees.jsonl").read_text(encoding="utf-8")
-
-
-def test_the_tree_viewer_takes_deep_wide_and_empty_trees(tmp_path):
-    deep = [step(i - 1) for i in range(5000)]
-    wide = [step(-1), *(step(0, reward=float(i == 3)) for i in range(10_000))]
-    viewer = view(tmp_path, deep, wide, [], [step(-1)])
-    assert viewer.count("<details") == viewer.count("</details>") == 4 + 5000 + 10_001 + 1
-    assert viewer.count("✓") == 3 and viewer.count("✗") == 9_999  # a reward of 0.5 counts as right
-
-
-def test_the_tree_viewer_takes_what_older_or_broken_runs_wrote(tmp_path, caplog, capsys):
-    import plot_results
-
-    odd = [
-        step(-1),
-        step(0, reward=math.nan, advantage=math.nan),
-        {"parent": 0},
-        step(0, text="\ud800", reward=None),
-    ]
-    viewer = view(tmp_path, odd)
-    assert viewer.count("<details") == 5 and "✓" not in viewer and "reward nan" in viewer
-    assert "is damaged" in refused(
-        plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), step(1)])], capsys
-    )
-    assert "is damaged" in refused(
-        plot_results.main, ["--trees", broken_tree(tmp_path, [step(-1), "x"])], capsys
-    )
-    path = tmp_path / "trees.jsonl"
-    path.write_text('{"update": 1}\n{"upd\n[1]\n\0\0\n{"update": 2}\n{"cut sh')
-    assert plot_results.read_lines(path) == [{"update": 1}, {"update": 2}]
-    assert "left out 3 damaged lines (2, 3, 4;" in caplog.text
-    path.write_bytes(b"\xff\xfe\n<html>\n")
-    assert "no line of it is a JSON object (line 1: " in refused(
-        plot_results.main, ["--trees", path], capsys
-    )
-    assert "is a viewer itself" in refused(
-        plot_results.main, ["--trees", path.with_suffix(".html")], capsys
-    )
-
-
-def broken_tree(tmp_path, nodes):
-    path = tmp_path / "broken.jsonl"
-    path.write_text(json.dumps({"nodes": nodes}) + "\n")
-    return path
-
-
-def test_evaluations_of_other_benchmarks_and_samples_are_drawn(tmp_path):
-    import plot_results
-
-    def scores(*names):
-        return {"n": 2, **{name: {"mean": 0.5, "standard_error": 0.1} for name in names}}
-
-    rows = [
-        {"update": 0, "evaluation": {"a": scores("pass@1", "avg@2")}},
-        {"update": 1, "reward": 0.5},
-    ]
-    rows += [
-        {"update": 1, "evaluation": {"b$^$": scores("avg@4")}},
-        {"update": 2, "reward": math.nan},
-    ]
-    rows += [
-        {"update": 2, "evaluation": {"a": scores("pass@1"), "b$^$": {"n": 0}}},
-        {"update": 2, "evaluation": {}},
-    ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert plot_results.plot_run(tmp_path).stat().st_size > 10_000
 
 
 # Python's own encoding is ASCII here, as in a locale that lacks ± and ✓; on Windows it is cp1252.
@@ -1016,17 +885,6 @@ def test_bad_evaluations(tmp_path, capsys):
     assert "--num_samples -1" in refused(main, ["--num_samples", "-1"], capsys)
     assert "none.jsonl: no such file" in refused(main, ["--benchmarks", "none.jsonl"], capsys)
     assert "did you mean --benchmarks?" in refused(main, ["--benchmark", "arithmetic"], capsys)
-
-
-def test_bad_plots(tmp_path, capsys):
-    import plot_results
-
-    assert "no updates to draw" in refused(plot_results.main, [tmp_path], capsys)
-    assert "no such file" in refused(
-        plot_results.main, ["--trees", tmp_path / "none.jsonl"], capsys
-    )
-    assert "nothing to draw" in refused(plot_results.main, [], capsys)
-    assert "unrecognized arguments: --depth" in refused(plot_results.main, ["--depth"], capsys)
 
 
 def test_processes_must_divide_the_prompts():
