@@ -26,7 +26,7 @@ from PIL import Image
 from run.errors import BadInput, refuse, run
 from run.folder import read_lines
 from run.intervals import interval
-from tree_viewer import format_figure, read_trees, shown_tree, write_trees
+from tree_viewer import checked_tree, format_figure, read_records, shown_tree, write_trees
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
@@ -84,8 +84,9 @@ def plot_run(run: Path) -> Path:
     _draw_metrics(signal, updates, shares, scale=100)
 
     rewards.set(title="Step reward", ylabel="mean reward")
-    depths = [key for key in updates[-1] if key.startswith("step_reward_depth_")]
-    _draw_metrics(rewards, updates, {key: f"depth {key.rsplit('_', 1)[1]}" for key in depths})
+    prefix = "step_reward_depth_"
+    depths = [key for key in updates[-1] if key.startswith(prefix)]
+    _draw_metrics(rewards, updates, {key: f"depth {key.removeprefix(prefix)}" for key in depths})
     rewards.set_ylim(top=1)
 
     entropy.set(title="Entropy of the policy", ylabel="nats per token")
@@ -96,6 +97,7 @@ def plot_run(run: Path) -> Path:
     for ax in (rewards, entropy, seconds):
         ax.set_xlabel("update")
     for ax in figure.axes:
+        # Of an old run a panel may be empty.
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="best")
     name = run.resolve().name
@@ -118,7 +120,7 @@ def _read_metrics(run: Path) -> tuple[list[dict], list[dict]]:
     """The rows of a run's updates, and those of its evaluations."""
     path = run / "metrics.jsonl"
     rows = read_lines(path) if path.exists() else []
-    updates = [row for row in rows if "reward" in row]
+    updates = [row for row in rows if "reward" in row and "update" in row]
     evaluations = [row for row in rows if "evaluation" in row]
     if not updates:
         raise BadInput(f"{path}: no updates to draw; name the folder of a run")
@@ -132,8 +134,10 @@ def _draw_metrics(ax: Axes, updates: list[dict], labels: dict[str, str], scale=1
         rows = [row for row in updates if row.get(key) is not None]
         xs = [row["update"] for row in rows]
         ys = [scale * row[key] for row in rows]
-        means = [statistics.fmean(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
         ax.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.8)
+        # At each update the mean of it and the four before.
+        windows = [ys[max(0, end - 5) : end] for end in range(1, len(ys) + 1)]
+        means = [statistics.fmean(window) for window in windows]
         # Dashes, since lines may lie on each other.
         ax.plot(xs, means, color=colour, linestyle=dashes, label=label, linewidth=1.8)
     ax.set_ylim(bottom=0)
@@ -193,8 +197,9 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
             a failed run.
     """
     finished = {arm: [points for points in runs if points] for arm, runs in curves.items()}
+    # What to draw: the sampled score where there is one. Evaluations without samples have greedy
+    # scores alone.
     names = score_names(next(iter(finished.values()))[0][-1])
-    # Evaluations without samples have greedy scores alone.
     kind = "sampled" if "sampled" in names else "greedy"
     score, length = names[kind], f"{kind}_length"
     labels = {score: f"{kind} pass@1 [%]", length: f"{kind} length [tokens]"}
@@ -306,15 +311,16 @@ def draw_tree_and_curve(run: Path, update: int) -> Path:
         BadInput: the run has no tree of that update.
     """
     path = run / "trees.jsonl"
-    trees = {tree["update"]: tree for tree in read_trees(path)}
-    if str(update) not in trees:
-        known = ", ".join(trees) or "none"
+    rows = {record.get("update"): (row, record) for row, record in read_records(path)}
+    if update not in rows:
+        known = ", ".join(map(str, rows)) or "none"
         raise BadInput(f"--picture {update}: {path} has no tree of that update; it has: {known}")
+    tree = checked_tree(path, *rows[update])
     updates, evaluations = _read_metrics(run)
 
     figure = Figure(figsize=(10, 6.3), layout="constrained")
     tree_side, curve_side = figure.subplots(1, 2, width_ratios=(2, 1))
-    _draw_tree(tree_side, trees[str(update)])
+    _draw_tree(tree_side, tree)
     _draw_answers(curve_side, updates, evaluations)
     curve_side.axvline(update, color="#555555", linestyle=":", label="update of this tree")
     curve_side.set(title="The run of this tree", xlabel="update")

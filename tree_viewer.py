@@ -129,21 +129,23 @@ def leaf_rows(parents: list[int]) -> list[float]:
     return [start + (count - 1) / 2 for start, count in zip(first, leaves)]
 
 
-def read_trees(path: Path) -> list[dict]:
-    """The trees of a trees.jsonl, ready to be drawn; none where there is no file.
+def read_records(path: Path) -> list[tuple[int, dict]]:
+    """The lines of a trees.jsonl with the numbers of their rows; none where there is no file."""
+    records = read_lines(path) if path.exists() else []
+    return list(enumerate(records, 1))
+
+
+def checked_tree(path: Path, row: int, record: dict) -> dict:
+    """The tree of one row, ready to be drawn.
 
     Raises:
-        BadInput: a row of it holds no tree.
+        BadInput: the row holds no tree.
     """
-    trees = []
-    records = read_lines(path) if path.exists() else []
-    for row, record in enumerate(records, 1):
-        try:
-            trees.append(shown_tree(record))
-        except (ValueError, TypeError) as error:
-            where = f"{path}: row {row} (update {_quoted(record.get('update'))})"
-            raise BadInput(f"{where} is damaged: {error}; delete that row") from error
-    return trees
+    try:
+        return shown_tree(record)
+    except (ValueError, TypeError) as error:
+        where = f"{path}: row {row} (update {_quoted(record.get('update'))})"
+        raise BadInput(f"{where} is damaged: {error}; delete that row") from error
 
 
 # --- The page ---
@@ -160,13 +162,17 @@ def write_trees(path: Path, limit: int = 40) -> Path:
     Raises:
         BadInput: a row of the file holds no tree.
     """
-    trees = read_trees(path)
-    if len(trees) > limit:
-        trees = [trees[round(i * (len(trees) - 1) / (limit - 1))] for i in range(limit)]
+    records = read_records(path)
+    if len(records) > limit:
+        distance = (len(records) - 1) / (limit - 1)
+        records = [records[round(i * distance)] for i in range(limit)]
+    trees = [checked_tree(path, row, record) for row, record in records]
+
     template = TEMPLATE.read_text(encoding="utf-8")
     # The browser runs a script with this digest, and no other.
     script = template.split("<script>")[1].split("</script>")[0]
     digest = hashlib.sha256(script.encode()).digest()
+
     parts = {
         "NAME": html.escape(path.resolve().parent.name),
         "SCRIPT_HASH": f"sha256-{base64.b64encode(digest).decode()}",
