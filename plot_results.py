@@ -135,9 +135,10 @@ def _draw_metrics(ax: Axes, updates: list[dict], labels: dict[str, str], scale=1
         xs = [row["update"] for row in rows]
         ys = [scale * row[key] for row in rows]
         ax.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.8)
-        # At each update the mean of it and the four before.
-        windows = [ys[max(0, end - 5) : end] for end in range(1, len(ys) + 1)]
-        means = [statistics.fmean(window) for window in windows]
+        # At each update the mean of it and of the four before it.
+        means = []
+        for end in range(1, len(ys) + 1):
+            means.append(statistics.fmean(ys[max(0, end - 5) : end]))
         # Dashes, since lines may lie on each other.
         ax.plot(xs, means, color=colour, linestyle=dashes, label=label, linewidth=1.8)
     ax.set_ylim(bottom=0)
@@ -177,9 +178,11 @@ def _scores(evaluations: list[dict], benchmark: str, kind: str) -> dict[int, dic
 def _draw_seconds(ax: Axes, updates: list[dict]) -> None:
     """What the time of each update went to."""
     phases = ("sample", "grade", "update")
-    seconds = [[row.get(f"seconds_{phase}", math.nan) for row in updates] for phase in phases]
     colours = (BLUE, PURPLE, GREEN)
     xs = [row["update"] for row in updates]
+    seconds = []  # [phases][updates]
+    for phase in phases:
+        seconds.append([row.get(f"seconds_{phase}", math.nan) for row in updates])
     ax.stackplot(xs, seconds, labels=phases, colors=colours, alpha=0.8)
     ax.set(title="Time of an update", ylabel="seconds")
 
@@ -196,10 +199,14 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
         curves: for each arm the points of every seed, as `run_ablations.curve` gives them; None for
             a failed run.
     """
-    finished = {arm: [points for points in runs if points] for arm, runs in curves.items()}
-    # What to draw: the sampled score where there is one. Evaluations without samples have greedy
-    # scores alone.
-    names = score_names(next(iter(finished.values()))[0][-1])
+    finished = {}
+    for arm, runs in curves.items():
+        if any(runs):
+            finished[arm] = [points for points in runs if points]
+    # The sampled score is drawn where there is one; evaluations without samples have only greedy
+    # scores.
+    first_run = next(iter(finished.values()))[0]
+    names = score_names(first_run[-1])
     kind = "sampled" if "sampled" in names else "greedy"
     score, length = names[kind], f"{kind}_length"
     labels = {score: f"{kind} pass@1 [%]", length: f"{kind} length [tokens]"}
@@ -236,7 +243,7 @@ def plot_arms(curves: dict[str, list[list[dict] | None]], path: Path) -> Path:
 
 def _draw_arm(ax: Axes, runs: list[list[dict]], x: str, y: str, scale: float, **style) -> None:
     """The mean over an arm's seeds, and a band from the worst to the best of them."""
-    # [evaluations][seeds], for as many evaluations as all seeds have
+    # One point of every seed, for as many evaluations as all seeds have: [evaluations][seeds].
     columns = list(zip(*runs))
     xs = [statistics.fmean(point[x] for point in points) for points in columns]
     ys = [[scale * point[y] for point in points] for points in columns]
@@ -260,10 +267,11 @@ def _draw_lengths(ax: Axes, finished: dict, length: str, score: str) -> None:
 def _draw_intervals(ax: Axes, finished: dict, score: str) -> None:
     """The score of every arm at the last update: mean, 95 % interval and seeds. These are points,
     not bars, so the axis need not start at 0; its title says where it starts."""
-    for row, ((_, runs), colour) in enumerate(zip(finished.items(), cycle(COLOURS))):
+    for row, (runs, colour) in enumerate(zip(finished.values(), cycle(COLOURS))):
         ends = [100 * points[-1][score] for points in runs]
         mean, half = interval(ends)
-        ax.scatter(ends, [row] * len(ends), color=colour, s=14, alpha=0.5)
+        rows = [row] * len(ends)
+        ax.scatter(ends, rows, color=colour, s=14, alpha=0.5)
         ax.errorbar(mean, row, xerr=half, color=colour, marker="D", markersize=6, capsize=4)
     ax.set_yticks(range(len(finished)), list(finished))
     ax.set_ylim(len(finished) - 0.5, -0.5)  # the first arm on top
@@ -297,7 +305,8 @@ def draw_tree(record: dict, path: Path) -> Path:
     """
     tree = shown_tree(record)
     leaves = sum(node["mark"] != "" for node in tree["nodes"])
-    figure = Figure(figsize=(7, max(2.5, 1.0 + 0.32 * leaves)), layout="constrained")
+    height = max(2.5, 1.0 + 0.32 * leaves)
+    figure = Figure(figsize=(7, height), layout="constrained")
     _draw_tree(figure.subplots(), tree)
     figure.savefig(path, dpi=150)
     return path
@@ -315,7 +324,8 @@ def draw_tree_and_curve(run: Path, update: int) -> Path:
     if update not in rows:
         known = ", ".join(map(str, rows)) or "none"
         raise BadInput(f"--picture {update}: {path} has no tree of that update; it has: {known}")
-    tree = checked_tree(path, *rows[update])
+    row, record = rows[update]
+    tree = checked_tree(path, row, record)
     updates, evaluations = _read_metrics(run)
 
     figure = Figure(figsize=(10, 6.3), layout="constrained")
@@ -332,18 +342,19 @@ def _draw_tree(ax: Axes, tree: dict) -> None:
     """Depth goes to the right, leaves stand below each other. A node's area is in proportion to its
     tokens, its colour to the root of its advantage, as in the viewer."""
     nodes = tree["nodes"]
-    largest_advantage = max((abs(node["advantage"] or 0) for node in nodes), default=0)
-    most_tokens = max((node["tokens"] or 0 for node in nodes), default=0)
+    # Never 0, since they divide below.
+    largest_advantage = max((abs(node["advantage"] or 0) for node in nodes), default=0) or 1
+    most_tokens = max((node["tokens"] or 0 for node in nodes), default=0) or 1
     leaves = sum(node["mark"] != "" for node in nodes)
     with_text = leaves <= LEAVES_WITH_TEXT
 
     for i, node in enumerate(nodes):
-        colour = _advantage_colour(node, largest_advantage or 1)
+        colour = _advantage_colour(node, largest_advantage)
         if i > 0:
             _draw_edge(ax, nodes[node["parent"]], node, colour)
-        tokens = (node["tokens"] or 0) / (most_tokens or 1)
+        area = 130 * (node["tokens"] or 0) / most_tokens
         style = {
-            "s": max(12, 130 * tokens) if i > 0 else 60,
+            "s": max(12, area) if i > 0 else 60,
             "marker": MARKERS[node["mark"]] if i > 0 else "s",
             "color": colour,
             "edgecolor": PRUNED if node["pruned"] else "black",
@@ -359,8 +370,12 @@ def _draw_tree(ax: Axes, tree: dict) -> None:
     ax.set_xlim(-0.15, depth + 0.55)
     # Row 0 on top; below the last row there is room for its text.
     ax.set_ylim(leaves + 0.6 if with_text else leaves - 0.4, -0.6)
-    ax.set_title(f"Update {tree['update']}: {tree['problem'][:60]}, answer {tree['answer'][:20]}")
-    ax.text(0, 0, EXPLANATION, transform=ax.transAxes, fontsize=7.5, color="#444444", va="top")
+    problem = tree["problem"][:60]
+    answer = tree["answer"][:20]
+    ax.set_title(f"Update {tree['update']}: {problem}, answer {answer}")
+    # The lower left corner of the axes.
+    at_corner = {"transform": ax.transAxes, "va": "top"}
+    ax.text(0, 0, EXPLANATION, fontsize=7.5, color="#444444", **at_corner)
 
 
 def _advantage_colour(node: dict, largest: float):
@@ -396,27 +411,32 @@ def _write_figures(ax: Axes, node: dict, is_root: bool) -> None:
     if node["mark"]:
         answer = "no answer" if node["extracted"] is None else node["extracted"][:12]
         end = "" if node["finished"] else ", cut off"
-        words = f"{node['mark']} {answer}{end}  {advantage}".rstrip()
-        offset, alignment = (9, 1), {"ha": "left", "va": "center"}
+        words = f"{node['mark']} {answer}{end}  {advantage}"
+        offset = (9, 1)
+        alignment = {"ha": "left", "va": "center"}
     else:
-        words = f"{format_figure(node['reward'])}  {advantage}".rstrip()
-        offset, alignment = (0, 7), {"ha": "center", "va": "bottom"}
-    style = {"fontsize": 8, "zorder": 4, "bbox": HALO}
-    ax.annotate(words, at, offset, textcoords="offset points", **style, **alignment)
+        words = f"{format_figure(node['reward'])}  {advantage}"
+        offset = (0, 7)
+        alignment = {"ha": "center", "va": "bottom"}
+    style = {"textcoords": "offset points", "fontsize": 8, "zorder": 4, "bbox": HALO}
+    ax.annotate(words.rstrip(), at, offset, **style, **alignment)
 
 
 def _write_text(ax: Axes, node: dict) -> None:
     """The first lines of a step's text below an inner node; those of a leaf in one line."""
     at = (node["depth"], node["row"])
-    lines = [_printable(line[:22]) for line in node["text"].strip().split("\n")]
+    lines = []
+    for line in node["text"].strip().split("\n"):
+        lines.append(_printable(line[:22]))
     style = {"fontsize": 6.5, "family": "monospace", "color": "#444444", "zorder": 3}
+    style |= {"textcoords": "offset points", "va": "top"}
     if node["mark"]:
         text = " ⏎ ".join(lines)[:40]
-        ax.annotate(text, at, (9, -5), textcoords="offset points", ha="left", va="top", **style)
+        ax.annotate(text, at, (9, -5), ha="left", **style)
     else:
-        text = "\n".join(lines[:3]) + (" ..." if len(lines) > 3 else "")
-        style["bbox"] = HALO
-        ax.annotate(text, at, (0, -8), textcoords="offset points", ha="center", va="top", **style)
+        more = " ..." if len(lines) > 3 else ""
+        text = "\n".join(lines[:3]) + more
+        ax.annotate(text, at, (0, -8), ha="center", bbox=HALO, **style)
 
 
 def _printable(text: str) -> str:

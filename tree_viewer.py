@@ -36,7 +36,8 @@ def shown_tree(record: dict) -> dict:
     Raises:
         ValueError, TypeError: the nodes are not those of a tree.
     """
-    nodes = [_shown_node(node, i) for i, node in enumerate(record.get("nodes") or [])]
+    given = record.get("nodes") or []
+    nodes = [_shown_node(node, i) for i, node in enumerate(given)]
     parents = [node["parent"] for node in nodes]
     rows = leaf_rows(parents)
     inner = set(parents)
@@ -124,8 +125,10 @@ def leaf_rows(parents: list[int]) -> list[float]:
     first = [0] * len(parents)  # the first row of each node's leaves
     free = [0] * len(parents)  # the first row that is free for a node's next child
     for node in range(1, len(parents)):
-        first[node] = free[node] = free[parents[node]]
-        free[parents[node]] += leaves[node]
+        parent = parents[node]
+        first[node] = free[parent]
+        free[node] = free[parent]
+        free[parent] += leaves[node]
     return [start + (count - 1) / 2 for start, count in zip(first, leaves)]
 
 
@@ -170,7 +173,7 @@ def write_trees(path: Path, limit: int = 40) -> Path:
 
     template = TEMPLATE.read_text(encoding="utf-8")
     # The browser runs a script with this digest, and no other.
-    script = template.split("<script>")[1].split("</script>")[0]
+    script = template.partition("<script>")[2].partition("</script>")[0]
     digest = hashlib.sha256(script.encode()).digest()
 
     parts = {
@@ -215,9 +218,12 @@ def _tree_text(tree: dict, longest: int = 300) -> str:
             figures.append("finished" if node["finished"] else "cut off")
             figures.append(f"answer {node['extracted']} {node['mark']}")
         # ... and its text below.
-        text = node["text"] if len(node["text"]) <= longest else node["text"][:longest] + " ..."
+        text = node["text"]
+        if len(text) > longest:
+            text = text[:longest] + " ..."
         indent = 2 * min(node["depth"], 20)
-        lines.append(f"<p style='margin-left: {indent}em'>{html.escape(', '.join(figures))}<br>")
+        words = html.escape(", ".join(figures))
+        lines.append(f"<p style='margin-left: {indent}em'>{words}<br>")
         lines.append(f"<code style='white-space: pre-wrap'>{html.escape(text)}</code></p>")
     return "\n".join(lines)
 
@@ -226,4 +232,6 @@ def format_figure(figure: float | None, sign: str = "") -> str:
     """A reward or an advantage; with "+" as `sign`, what is above 0 has a sign too."""
     if figure is None:
         return "?"
-    return f"{figure:{sign if figure else ''}.2f}".replace("-", "−")
+    if figure == 0:
+        sign = ""
+    return f"{figure:{sign}.2f}".replace("-", "−")

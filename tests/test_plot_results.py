@@ -180,7 +180,8 @@ def point(update, score):
 
 def test_arms_end_as_points_with_intervals_on_an_axis_that_says_its_range(tmp_path, figures):
     ends = {"tree": [0.61, 0.65, 0.70], "$flat$": [0.64, 0.66, None]}
-    curves = {
+    curves = {"failed": [None, None, None]}
+    curves |= {
         arm: [score and [point(0, 0.2), point(4, score)] for score in of_seeds]
         for arm, of_seeds in ends.items()
     }
