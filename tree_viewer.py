@@ -216,7 +216,8 @@ def _tree_text(tree: dict, longest: int = 300) -> str:
             figures.append("group pruned")
         if node["mark"]:
             figures.append("finished" if node["finished"] else "cut off")
-            figures.append(f"answer {node['extracted']} {node['mark']}")
+            answer = "none" if node["extracted"] is None else node["extracted"]
+            figures.append(f"answer {answer} {node['mark']}")
         # ... and its text below.
         text = node["text"]
         if len(text) > longest:

@@ -294,7 +294,7 @@ def test_the_viewer_holds_every_tree(finished):
     # Without scripts: every step with its figures, and the right leaves.
     assert page.text.count("step 3 after 2, reward 1.00, advantage 0.00, 2 tokens") == 3
     assert page.text.count("group pruned, finished, answer 7 ✓") == 6
-    assert page.text.count("cut off, answer None ✗") == 3
+    assert page.text.count("cut off, answer none ✗") == 3
     assert page.text.count("Gold answer: 7") == 3 and "Trees of a-run" in page.text
 
 

@@ -4,6 +4,7 @@ input."""
 import ast
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
