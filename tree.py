@@ -73,6 +73,8 @@ class Tree:
     def to_json(self, decode: Callable[[Tensor], str], **values: Tensor) -> list[dict]:
         """The nodes as plain JSON: one dict per node, with its text and its own `values`.
 
+        A stop token counts as a token and is left out of the text, as it is where answers are read.
+
         Args:
             decode: from token ids to text.
             values: Tensors [nodes], for example reward=rewards.
@@ -81,7 +83,7 @@ class Tree:
         return [
             {
                 "parent": parent,
-                "text": decode(self.tokens[node]),
+                "text": decode(self.tokens[node][: -1 if self.finished[node] else None]),
                 "tokens": len(self.tokens[node]),
                 "finished": bool(self.finished[node]),
                 **{name: column[node] for name, column in columns.items()},
