@@ -478,7 +478,7 @@ def test_a_trees_json_form():
     )
     assert rows == [
         {"parent": -1, "text": "", "tokens": 0, "finished": False, "reward": 0.5},
-        {"parent": 0, "text": "70", "tokens": 2, "finished": True, "reward": 1.0},
+        {"parent": 0, "text": "7", "tokens": 2, "finished": True, "reward": 1.0},
     ]
 
 
