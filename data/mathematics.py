@@ -83,8 +83,8 @@ def problems(
     Args:
         split: "train" or "test".
         name: a key of SOURCES, a file, or any other Hub id.
-        data_dir: where a key of SOURCES is read from DIR/NAME.jsonl instead of from the Hub; "train"
-            reads DIR/train_NAME.jsonl where that exists.
+        data_dir: the folder DIR where a key of SOURCES is read from NAME.jsonl instead of from the
+            Hub; "train" reads train_NAME.jsonl where that exists.
         problem_column: left out, it is known or found by its name; so is answer_column.
 
     Raises:

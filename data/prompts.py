@@ -1,4 +1,4 @@
-"""Prompts as token ids: chat templates, plain templates, worked examples; and completions as text."""
+"""Prompts as token ids: chat templates, plain text, worked examples; and completions as text."""
 
 from types import ModuleType
 
@@ -28,7 +28,9 @@ def encode_row(
     prompt = task.prompt(row)
     if num_shots and task is not mathematics:
         advice = "its examples are of mathematics, and this task has none of its own"
-        raise BadInput(f"--num_shots {num_shots}: {advice}; leave it out, or give --prompt_template")
+        raise BadInput(
+            f"--num_shots {num_shots}: {advice}; leave it out, or give --prompt_template"
+        )
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
         return _tokens_before(tokenizer, ids) + ids

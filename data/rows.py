@@ -138,9 +138,7 @@ def plain_value(value, depth: int = 0):
         except UnicodeDecodeError:
             return None
     if isinstance(value, dict):
-        return {
-            _as_unicode(str(key)): plain_value(item, depth + 1) for key, item in value.items()
-        }
+        return {_as_unicode(str(key)): plain_value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_value(item, depth + 1) for item in value]
     return _as_unicode(str(value))

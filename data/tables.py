@@ -1,5 +1,5 @@
-"""Files and data sets -> tables: a dict from a row's number to the row, itself a dict from column to
-value.
+"""Files and data sets -> tables: a dict from a row's number to the row, itself a dict from column
+to value.
 
 Text files are read as text: no cell is taken for a number, a date or a missing value.
 """
