@@ -252,7 +252,7 @@ def _scores_of_kind(kind: str, rows: list[dict], grader: Grader | None) -> dict:
     powers = [2**i for i in range(1, k.bit_length()) if 2**i < k]
     sizes = [*powers, k] if k > 1 else []
     for size in sizes:
-        chances = [pass_at_k(k, round(sum(values)), size) for values in grades]
+        chances = [pass_at_k(k, values.count(1.0), size) for values in grades]
         scores[f"pass@{size}"] = mean_and_error(chances)
     if k > 1:
         answers = [[row["extracted"] for row in group] for group in problems.values()]
