@@ -42,7 +42,7 @@ from data.problems import (
     task_of,
     template_for,
 )
-from run.errors import BadInput, first_line, run
+from run.errors import BadInput, first_line, run_script
 from run.flags import ModelAndDataFlags, check_shared, flag, parse_flags
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def read_flags(argv: list[str]) -> Flags:
 
 # A mistyped flag is answered here, before the imports below, which take seconds.
 if __name__ == "__main__":
-    run(lambda: read_flags(sys.argv[1:]))
+    run_script(lambda: read_flags(sys.argv[1:]))
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -656,4 +656,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import ROOT
+from test_scripts import train
 
 import eval_math
 from data import arithmetic, mathematics, problems, prompts
@@ -270,3 +271,12 @@ def test_votes_for_answers_of_another_task_are_by_spelling(other_task):
         assert eval_math.majority(answers, grades, grader) == 0.0
     with Grader(1) as grader:
         assert eval_math.majority(answers, grades, grader) == 0.5
+
+
+def test_a_task_of_another_kind_is_trained_by_its_own_score(other_task, tmp_path):
+    rows = train(tmp_path, dataset_name="other", max_steps=2, prompts_per_update=6, eval_steps=0)
+    # The mean of 0, 0.1, ... 0.5, whichever order they come in. All leaves of a tree are alike.
+    rewards = [row["reward"] for row in rows if "reward" in row]
+    assert rewards == pytest.approx([0.25, 0.25])
+    assert [row["trained_tokens"] for row in rows if "reward" in row] == [0, 0]
+    assert rows[-1]["grader"]["pairs"] > 0 and "failed" not in rows[-1]["grader"]
