@@ -225,11 +225,12 @@ def test_a_worker_killed_from_outside_loses_nothing():
 
         killer = threading.Thread(target=kill)
         killer.start()
-        grades = grader.grade_batch(SQUARES, ROOTS)
+        all_right = all(grader.grade_batch(SQUARES, ROOTS))
         done.set()
         killer.join()
-        assert all(grades)
-        for worker in grading_workers():  # all of them, while idle
+        assert all_right
+        # All of them, while idle.
+        for worker in grading_workers():
             worker.kill()
         assert all(grader.grade_batch(SQUARES[:8], ROOTS[:8]))
         assert grader.stats["kills"] >= 2
@@ -239,17 +240,20 @@ def test_a_worker_killed_from_outside_loses_nothing():
 def test_a_fork_server_killed_from_outside_is_replaced_and_loses_nothing(number):
     with Grader(timeout=20.0) as grader:
         grader.grade_batch(SQUARES[:2], ROOTS[:2])
-        (server,), workers = grading_servers(), grading_workers()
+        (server,) = grading_servers()
+        workers = grading_workers()
         pending = grader.submit(SQUARES, ROOTS)
         time.sleep(0.3)
         server.send_signal(number)
         assert all(pending.result())
-        for worker in workers:  # these live on until they need a replacement
+        # These live on until they need a replacement.
+        for worker in workers:
             worker.kill()
         assert all(grader.grade_batch(SQUARES[:50], ROOTS[:50]))
         (another,) = grading_servers()
         assert another != server
-        for process in [another, *grading_workers()]:  # all at once
+        # All at once.
+        for process in [another, *grading_workers()]:
             process.kill()
         assert all(grader.grade_batch(SQUARES[50:100], ROOTS[50:100]))
         last = grading_servers() + grading_workers()
@@ -270,20 +274,19 @@ def test_a_distinct_pair_is_graded_once_and_order_is_kept():
 
 
 def test_overlapping_batches_from_several_threads():
-    found = {}
+    grades_of_thread = {}
     with Grader() as grader:
 
         def work(i):
-            found[i] = grader.grade_batch(
-                [rf"\boxed{{\sqrt{{{i * i * 2}}}}}", r"\boxed{\pi}"], [rf"{i}\sqrt{{2}}", "e"]
-            )
+            completions = [rf"\boxed{{\sqrt{{{i * i * 2}}}}}", r"\boxed{\pi}"]
+            grades_of_thread[i] = grader.grade_batch(completions, [rf"{i}\sqrt{{2}}", "e"])
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(2, 10)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert found == {i: [1.0, 0.0] for i in range(2, 10)}
+    assert grades_of_thread == {i: [1.0, 0.0] for i in range(2, 10)}
 
 
 def test_workers_that_cannot_start_are_an_error_and_not_wrong_grades(monkeypatch):
@@ -321,15 +324,14 @@ def test_settings_that_make_no_sense_are_refused(settings):
 
 def test_no_process_outlives_the_grader():
     with Grader() as grader:
-        grader.grade_batch(
-            [r"\boxed{\sqrt{18}}", r"\boxed{\sqrt{8}}"], [r"3\sqrt{2}", r"2\sqrt{2}"]
-        )
+        grader.grade_batch(SQUARES[:2], ROOTS[:2])
         running = grading_servers() + grading_workers()
         assert len(running) == 3
     assert not any(process.is_running() for process in running)
     with Grader():
+        # It is still importing.
         running = grading_servers()
-        assert len(running) == 1  # still importing
+        assert len(running) == 1
     assert not running[0].is_running()
 
 
@@ -363,13 +365,13 @@ def soon(condition) -> bool:
 
 
 def lives(process: psutil.Process) -> bool:
-    return (
-        process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    )  # to be reaped by the system's init
+    """Whether it runs; a zombie is left to be reaped by the system's init."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_import_needs_neither_torch_nor_sympy_and_workers_ignore_the_main_script(tmp_path):
-    script = tmp_path / "main.py"  # no main guard
+    # Without a main guard.
+    script = tmp_path / "main.py"
     script.write_text(
         "print('started')\nimport sys, reward\n"
         "assert not {'torch', 'sympy'} & set(sys.modules)\n"
