@@ -152,6 +152,7 @@ def majority(answers: list[str | None], grades: list[float], grader: Grader | No
     for answer, grade in zip(answers, grades, strict=True):
         if answer is not None:
             votes[answer].append(grade)
+    # Where all grades are alike, so is the winner's.
     all_grades = [grade for grades in votes.values() for grade in grades]
     if len(set(all_grades)) < 2:
         return float(all_grades[0]) if all_grades else 0.0
@@ -159,6 +160,8 @@ def majority(answers: list[str | None], grades: list[float], grader: Grader | No
     def size(group: list[str]) -> int:
         return sum(len(votes[spelling]) for spelling in group)
 
+    # Groups of spellings with one value: first as far as that can be told at once, then, if it
+    # matters, with the help of workers.
     groups = [[spelling] for spelling in votes]
     if not isinstance(grader, Grader) or grader.is_of_mathematics:
         groups = _joined(groups, lambda one, other: same_answer(one, other) is True)
@@ -168,6 +171,7 @@ def majority(answers: list[str | None], grades: list[float], grader: Grader | No
             with nullcontext(grader) if grader else Grader(1) as judge:
                 groups = _joined(groups, _same_by_value(judge))
 
+    # The winners, and the mean grade of each.
     most = max(map(size, groups))
     means = []
     for group in groups:
@@ -291,6 +295,7 @@ class Benchmark:
 
 def prepare(tokenizer, name: str, problems: list[dict], flags) -> Benchmark:
     """A benchmark with its prompts encoded."""
+    # A template is the user's, or the task's where it has one; else the task asks by itself.
     task = task_of(name)
     template = template_for(name, flags.prompt_template)
     prompts = [encode_row(tokenizer, task, row, template, flags.num_shots) for row in problems]
@@ -392,6 +397,7 @@ def _complete_and_grade(
         top_p=flags.top_p,
         max_rows=flags.max_rows,
     )
+    # The problems go round the processes, so that each has some of the long ones.
     count = len(benchmark.problems)
     indices = list(range(accelerator.process_index, count, accelerator.num_processes))
     at_once = max(1, flags.max_rows // width)
@@ -403,6 +409,7 @@ def _complete_and_grade(
     for start in starts:
         part = indices[start : start + at_once]
         prompts = [benchmark.prompts[i] for i in part]
+        # A seed for each problem, whichever process samples it.
         seeds = [flags.seed * 2**40 + i for i in part]
         trees = dict(zip(part, sampler.sample(prompts, seeds)))
         for row in _graded_rows(setting, benchmark, grader, trees):
@@ -420,6 +427,7 @@ def _graded_rows(
     for _, tree, leaf in leaves:
         ids = tree.text_ids(leaf)
         texts.append(completion_text(setting.tokenizer, ids, benchmark.template, num_shots))
+    # One batch for all problems at hand, so that the workers stay busy.
     grades = grader.grade_batch(texts, [benchmark.problems[i] for i, _, _ in leaves])
 
     rows = []
@@ -442,6 +450,7 @@ def _graded_rows(
 def format_table(scores: dict[str, dict]) -> str:
     """The scores of several benchmarks as text, one benchmark per row: percent, plus or minus a
     standard error."""
+    # All scores that any benchmark has, in their order.
     columns = list(dict.fromkeys(name for values in scores.values() for name in values))
     table = [["benchmark", *columns]]
     for benchmark, values in scores.items():
@@ -474,6 +483,7 @@ def load_adapter(model, folder: str) -> PeftModel:
         BadInput: missing or damaged files, tensors for another model, or a kind of adapter that
             can't be sampled.
     """
+    # What can be told from the files alone gets a line that says what to do.
     where = f"--adapter {folder}"
     if damage := damaged_file(Path(folder)):
         raise BadInput(f"{where}: {damage}")
@@ -490,6 +500,7 @@ def load_adapter(model, folder: str) -> PeftModel:
         # Whatever peft, torch and safetensors make of it.
         raise BadInput(f"{where}: can't be loaded ({one_line(error)})") from error
 
+    # An adapter of another model: tensors without a place, or places without a tensor.
     unexpected, missing = result.unexpected_keys, result.missing_keys
     if unexpected:
         reason = f"{len(unexpected)} of its tensors have no place in the model"
@@ -550,6 +561,7 @@ def default_folder(flags: Flags) -> str:
     >>> default_folder(Flags(model_name_or_path="org/model"))
     'results/eval-org-model'
     """
+    # The default, a full path, has a short name.
     name = flags.adapter or flags.model_name_or_path
     if name == Flags.model_name_or_path:
         return f"results/eval-{Path(name).name}"
@@ -575,11 +587,13 @@ def scores_so_far(output: Path, flags: Flags) -> tuple[dict, dict]:
     if (output / "config.yaml").exists():
         reason = "holds a run, whose evaluations would be overwritten"
         raise BadInput(f"--output_dir {output}: {reason}; choose another")
+    # The folder is new.
     weights = _weights_of(flags)
     path = output / "scores.json"
     if not path.exists():
         return {"flags": vars(flags), "weights": weights}, {}
 
+    # It holds scores: do these belong with them?
     advice = "choose another --output_dir, or remove this one"
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -635,6 +649,8 @@ def main() -> None:
     # First, as Accelerator alone would not join processes without a GPU.
     launched_processes()
     accelerator = Accelerator()
+
+    # Everything is checked before the first completion: folder, data, model, lengths.
     output = Path(flags.output_dir or default_folder(flags))
     settings, earlier_scores = scores_so_far(output, flags)
     benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}

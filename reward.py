@@ -59,7 +59,7 @@ def grade(completion: str, answer: str) -> bool:
         return False
 
 
-def same_answer(one: str, other: str) -> bool | None:
+def same_answer(left: str, right: str) -> bool | None:
     r"""Whether two answers of a model are equal, in either order, as far as that can be told at
     once: None where only a comparison by value can tell. Neither is a gold answer, so a long one
     counts as its spelling alone.
@@ -67,10 +67,11 @@ def same_answer(one: str, other: str) -> bool | None:
     >>> same_answer("0.5", r"\frac12"), same_answer("1,000", "1001"), same_answer("x+1", "1+x")
     (True, False, None)
     """
-    if max(len(one), len(other)) > MAX_ANSWER:
-        return one.strip() == other.strip()
+    if max(len(left), len(right)) > MAX_ANSWER:
+        return left.strip() == right.strip()
+    # Which one is taken for the gold answer can matter.
     undecided = False
-    for pair in ((one, other), (other, one)):
+    for pair in ((left, right), (right, left)):
         try:
             if equal(*pair, by_value=False):
                 return True
@@ -142,14 +143,21 @@ def _serve(control_fd: int, timeout: float, memory_mb: int, score: str) -> None:
 
     workers: set[int] = set()
     while True:
-        request, pipes, _, _ = socket.recv_fds(control, 32, 1)
-        # The Grader has closed its end, or is dead.
-        if not request:
+        # The Grader may close its end, or die, at any point: in the middle of a request, too.
+        try:
+            request, pipes, _, _ = socket.recv_fds(control, 32, 1)
+            if not request:
+                break
+            control.send(_RECEIVED)
+        except OSError:
             break
-        control.send(_RECEIVED)
+
+        # The worker that ran over a limit, if that is why another is asked for.
         ended = int(request)
         if ended in workers:
             os.kill(ended, signal.SIGKILL)
+
+        # The child works until it is killed, and never comes back into this loop.
         worker = os.fork()
         if worker == 0:
             try:
@@ -176,9 +184,11 @@ def _work(
     pipe: Connection, judge: Callable[[_Question], _Reply], timeout: float, memory_mb: int
 ) -> None:
     """A worker's life: limit the memory, introduce itself, then reply to each question."""
+    # What a score prints, or an error says, goes nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     is_limited = _limit_memory(memory_mb)
     pipe.send_bytes(json.dumps([os.getpid(), is_limited]).encode())
+    # After a reply that memory ran out, what is left of it is not trusted: the worker ends.
     reply = None
     while reply is None or reply.kind != "kills":
         # EOFError, which ends the worker, once the Grader is gone.
@@ -201,6 +211,8 @@ def _limit_memory(memory_mb: int) -> bool:
     # Imported here, since Windows, which check_platform names, does not have it.
     import resource
 
+    # Address space, since resident memory can't be limited. A limit that is there already, such as
+    # that of `ulimit -v`, stays where it is lower.
     limit = psutil.Process().memory_info().vms + (memory_mb << 20)
     _, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     if hard_limit != resource.RLIM_INFINITY:
@@ -345,6 +357,7 @@ class Grader:
         Args:
             answers: gold answers, or the rows that hold them; another task's score needs the rows.
         """
+        # Each distinct question once; what can be told here is.
         questions = [self._question(*pair) for pair in zip(completions, answers, strict=True)]
         grades: dict[_Question, float] = {}
         undecided = []
@@ -356,6 +369,7 @@ class Grader:
                 grades[question] = settled
         self.stats.update(pairs=len(grades) + len(undecided), settled=len(grades))
 
+        # The others go to the workers, as many at a time as there are workers.
         for question, replies in zip(undecided, self.threads.map(self._ask, undecided)):
             grades[question] = replies[-1].grade
             for reply in replies:
@@ -366,13 +380,13 @@ class Grader:
         """`grade_batch` in the background, one batch after another."""
         return self.background.submit(self.grade_batch, completions, answers)
 
-    def same_value(self, one: str, other: str) -> bool | None:
+    def same_value(self, left: str, right: str) -> bool | None:
         """Whether a worker finds two answers equal; None if it ran over a limit. Answers to another
         task than mathematics are equal if they are spelled alike."""
-        is_long = max(len(one), len(other)) > MAX_ANSWER
+        is_long = max(len(left), len(right)) > MAX_ANSWER
         if is_long or not self.is_of_mathematics:
-            return one.strip() == other.strip()
-        reply = self._ask(_Question(one, other))[-1]
+            return left.strip() == right.strip()
+        reply = self._ask(_Question(left, right))[-1]
         if reply.kind in ("graded", "unparsable"):
             return reply.grade == 1.0
         return None
@@ -425,6 +439,7 @@ class Grader:
                 reply = self._reply_of(worker, question)
                 spent += time.monotonic() - start
                 replies.append(reply)
+                # The worker is lost. Its place is filled before the next question.
                 if reply.kind in ("timeouts", "kills", "died"):
                     ended = worker
                     worker = None
@@ -452,6 +467,7 @@ class Grader:
         """A worker that is ready, instead of the one with process id `ended`, which is killed."""
         give_up = time.monotonic() + 300
         while time.monotonic() < give_up:
+            # Ask the server; a server that does not answer is replaced.
             pipe, theirs = Pipe()
             with theirs, self.server_lock:
                 server = self.server
@@ -460,6 +476,8 @@ class Grader:
                 except OSError:
                     self._restart(server)
                     continue
+
+            # Wait for the worker to introduce itself.
             try:
                 # The server's imports are not on a question's clock.
                 if pipe.poll(120):

@@ -148,9 +148,11 @@ def _random_expression(rng: random.Random, terms: int) -> tuple[str | None, int]
     for _ in range(terms - 1):
         sign = rng.choice("+-*")
         digit = rng.randint(2, 9)
+        # The value by the leftmost operation first.
         value = OPERATORS[sign](value, digit)
         if not 0 <= value <= LARGEST:
             return None, 0
+        # A trap: the digit before this `*` came after a `+` or `-`.
         traps += sign == "*" and expression[-2:-1] in ("+", "-")
         expression += sign + str(digit)
     return expression, traps

@@ -44,10 +44,10 @@ def orthogonalise(
     CPU."""
     a, b, c = coefficients
     is_tall = gradient.size(0) > gradient.size(1)
-    x = gradient.T if is_tall else gradient
+    x = gradient.T if is_tall else gradient  # [short side, long side]
     x = x / x.norm().clamp(min=eps)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.T  # [short side, short side]
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T if is_tall else x
 
@@ -122,14 +122,17 @@ def batches(tokenizer, drills: float, seed: int) -> Iterator[list[torch.Tensor]]
     solutions teach."""
     rng = random.Random(seed)
     size = ROWS * LENGTH
+    # Documents that are not yet in a batch, end to end.
     tokens, positions, labels = [], [], []
     while True:
+        # Write documents until a batch is full; the last one continues in the next batch.
         while len(tokens) < size:
             if rng.random() < drills:
                 problem, text = write_drill(rng)
             else:
                 problem = arithmetic.sample_problem(rng, rng.randint(2, 7), "base")
                 text = write_solution(problem, rng)
+            # -100: no loss on the prompt.
             prompt = tokenizer.encode(arithmetic.prompt({"problem": problem}))
             completion = tokenizer.encode(text)
             if text.endswith("}"):
@@ -164,6 +167,7 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
     ]
 
     bar = trange(updates, unit="update")
+    # Each tensor is [ROWS, LENGTH].
     for _, (tokens, positions, labels) in zip(bar, batches(tokenizer, drills, seed)):
         loss = model(input_ids=tokens, position_ids=positions, labels=labels).loss
         loss.backward()
@@ -179,6 +183,7 @@ def main() -> None:
     output = Path(__file__).parent / "tiny_base"
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
+    # 0.75 million parameters.
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -194,6 +199,7 @@ def main() -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
+    # Each phase has optimizers and a schedule of its own.
     for number, (updates, rate, drills) in enumerate(PHASES):
         train(model, tokenizer, updates, rate, drills, seed=number)
     with torch.no_grad():

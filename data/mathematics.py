@@ -141,6 +141,7 @@ def _find_table(name: str, split: str, data_dir: str | None) -> tuple[dict[int, 
     """The table of a data set, and what is known of its columns."""
     # A file for `data_dir` has the columns of any file, whatever the Hub's set of this name has.
     unknown_columns = Source(name)
+    # 1. In the folder of known data sets.
     if data_dir:
         path = Path(data_dir, f"{name}.jsonl")
         path_for_training = Path(data_dir, f"train_{name}.jsonl")
@@ -148,9 +149,13 @@ def _find_table(name: str, split: str, data_dir: str | None) -> tuple[dict[int, 
             if split == "train" and os.path.isfile(path_for_training):
                 path = path_for_training
             return read_file(path), unknown_columns
+
+    # 2. A file. A name with the ending of one is never looked up on the Hub.
     has_file_ending = Path(name).suffix.lower() in (*FILE_KINDS, *OTHER_KINDS)
     if has_file_ending or os.path.isfile(name):
         return read_file(Path(name)), unknown_columns
+
+    # 3. On the Hub: a known set, or an id whose splits have the usual names.
     source = SOURCES.get(name, Source(name, train=split, test=split))
     return _read_hub(name, source, split), source
 
@@ -175,6 +180,8 @@ def _read_hub(name: str, source: Source, split: str) -> dict[int, dict]:
             raise BadInput(
                 f"{flag} {name}: has several configurations ({reason}); {advice}"
             ) from error
+
+        # Whether it is there and broken, or not there at all.
         may_be_missing = isinstance(error, (OSError, datasets.exceptions.DatasetNotFoundError))
         if os.path.isdir(name) or not may_be_missing:
             raise BadInput(f"{flag} {name}: can't be loaded ({reason})") from error

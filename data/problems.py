@@ -79,6 +79,7 @@ def load_problems(
         BadInput: no such data set, file or column, a file that can't be read, a bad slice, or no
             usable row.
     """
+    # For messages: the flag by which the user named it.
     flag = "--dataset_name" if split == "train" else "--benchmarks"
     set_name, wanted = _split_slice(name, flag)
     task = task_of(set_name)
@@ -91,6 +92,7 @@ def load_problems(
     else:
         rows = task.problems(split)
 
+    # A slice means what it means in Python, but an empty one is no data set.
     bounds = (wanted.start or 0, wanted.stop or 0)
     if any(abs(bound) > len(rows) for bound in bounds):
         message = "%s %s: the slice reaches beyond the %d problems that there are"
@@ -105,6 +107,7 @@ def _split_slice(name: str, flag: str) -> tuple[str, slice]:
     if not name.endswith("]") or "[" not in name or os.path.exists(name):
         return name, slice(None)
     base, _, inside = name[:-1].rpartition("[")
+    # Two bounds or three, each a number or empty; a step of 0 is none.
     try:
         bounds = [int(bound) if bound.strip() else None for bound in inside.split(":")]
         if len(bounds) not in (2, 3) or bounds[2:] == [0]:
@@ -131,6 +134,7 @@ def template_for(name: str, template: str | None) -> str | None:
         template.encode()
     except UnicodeEncodeError:
         raise BadInput("--prompt_template: not valid Unicode") from None
+    # Not \ne, \neq, \nu, \nabla, \not or \notin.
     return re.sub(r"\\n(?!(?:eq?|u|abla|ot|otin)\b)", "\n", template)
 
 

@@ -26,6 +26,8 @@ def encode_row(
     if template:
         return encode_prompt(tokenizer, row["problem"], template, num_shots)
     prompt = task.prompt(row)
+
+    # SHOTS would teach the form of another task's answers.
     if num_shots and task is not mathematics:
         advice = "its examples are of mathematics, and this task has none of its own"
         raise BadInput(
@@ -44,8 +46,8 @@ def encode_prompt(
 
     Without a template, a tokenizer's chat template is used, as in Qwen2.5-Math's evaluation; a
     template is plain text that holds {problem}. Shots are worked examples in the same form before
-    it. What the tokenizer puts before a plain text stays; what it appends, such as an end token,
-    goes. The text of a special token in a problem stays text.
+    it. What the tokenizer puts before a plain text stays; what it appends, such as an end token, is
+    dropped. The text of a special token in a problem stays text.
 
     Raises:
         BadInput: a chat template that can't be used.
@@ -61,16 +63,19 @@ def completion_text(
     """The text of a completion; after shots it ends where a base model starts to invent the next
     problem.
 
-    Tokens that begin, end or pad a text go. Other special tokens stay, since <think> may be one,
-    except for a last one, with which a turn ended."""
+    Tokens that begin, end or pad a text are dropped. Other special tokens stay, since <think> may
+    be one, except for a last one, with which a turn ended."""
     outside = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     inside = [i for i in ids if i not in outside]
+
+    # A turn may end with a token of its own, such as <|im_end|>.
     last = tokenizer.decode(inside[-1:])
     is_special = last != tokenizer.decode(inside[-1:], skip_special_tokens=True)
     if is_special and "think" not in last.lower():
         inside.pop()
     text = tokenizer.decode(inside)
 
+    # After worked examples a base model writes "\n\n" and a next problem of its own.
     is_plain_text = template or not tokenizer.chat_template
     if num_shots and is_plain_text:
         before_problem = (template or PROMPT_TEMPLATE).split("{problem}")[0]
@@ -86,6 +91,7 @@ def _encode_template(tokenizer, problem: str, template: str, num_shots: int) -> 
     shots = ""
     for question, solution in SHOTS[:num_shots]:
         shots += template.replace("{problem}", question) + f" {solution}\n\n"
+    # The problem belongs between the pieces; a template may hold {problem} several times.
     pieces = (shots + template).split("{problem}")
     if _holds_special_token(tokenizer, problem):
         ids = _encode_around(tokenizer, pieces, problem)
@@ -114,6 +120,7 @@ def _encode_around(tokenizer, pieces: list[str], problem: str) -> list[int]:
 def _tokens_before(tokenizer, ids: list[int]) -> list[int]:
     """What the tokenizer puts before a text, often a token for the beginning, unless `ids` begin
     with it already."""
+    # Encode any text with and without what the tokenizer adds, and look where the text begins.
     text = tokenizer.encode("1", add_special_tokens=False)
     whole = tokenizer.encode("1")
     starts = [i for i in range(len(whole)) if whole[i : i + len(text)] == text]
@@ -139,6 +146,8 @@ def _encode_messages(tokenizer, messages: list[Message], num_shots: int) -> list
         examples.append({"role": "assistant", "content": solution})
     before = [*before, *examples]
 
+    # Tokens may reach over the border between template and problem, so the whole is encoded at
+    # once where that is safe.
     text = _chat_text(tokenizer, [*before, last])
     if not _holds_special_token(tokenizer, problem):
         return tokenizer.encode(text, add_special_tokens=False)
@@ -159,6 +168,8 @@ def _chat_text(tokenizer, messages: list[Message]) -> str:
             f"the tokenizer has several chat templates ({names}), none of them named default; "
             "give a plain --prompt_template, or name one default in its files"
         )
+
+    # Try each form until one holds every text.
     reason = "it leaves out the problem, the system message or the worked examples"
     for turns in (messages, _without_system_role(messages)):
         for as_parts in (False, True):

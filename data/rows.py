@@ -51,11 +51,13 @@ def usable_rows(
     answer_column = _find_column(name, table, "--answer_column", answer_column or ANSWER_COLUMNS)
 
     rows: list[dict] = []
+    # The numbers of rows, by what is to be said about them.
     skipped: dict[str, list[int]] = defaultdict(list)
     remarks: dict[str, list[int]] = defaultdict(list)
     ids: set[str] = set()
     seen: set[tuple[str, str, str]] = set()
     for number, cells in table.items():
+        # Leave out what can't be used, and what is in the table twice.
         try:
             row = _read_row(cells, problem_column, answer_column)
             row["id"] = row["id"] or f"{name}/{number - 1}"
@@ -72,12 +74,15 @@ def usable_rows(
             row["id"] = f"{row['id']}#{number}"
             remarks[_RENAMED].append(number)
         ids.add(row["id"])
+
+        # These rows are used, and named.
         if is_prose(row["answer"]):
             remarks[_PROSE].append(number)
         if len(_messages(cells.get(problem_column))) > 1:
             remarks[_SYSTEM].append(number)
         rows.append(row)
 
+    # One warning for each reason.
     for reason, numbers in skipped.items():
         report(name, numbers, reason)
     for remark in _REMARKS:
@@ -91,6 +96,7 @@ def _find_column(
     """The first of the candidates that is a column of the table; a text is the only candidate."""
     if isinstance(candidates, str):
         candidates = (candidates,)
+    # Rows of a .jsonl file may differ in their columns.
     columns = sorted({str(column) for row in table.values() for column in row})
     for candidate in candidates:
         if candidate in columns or not table:
@@ -105,7 +111,9 @@ def _read_row(cells: dict, problem_column: str, answer_column: str) -> dict:
     answer = gold_answer(_answer_text(cells.get(answer_column)))
     if not _is_unicode(problem + answer):
         raise Unusable("not in UTF-8 or not Unicode; save the file as UTF-8")
-    row = {"id": _answer_text(cells.get("id")), "problem": problem, "answer": answer}
+    row_id = _as_unicode(_answer_text(cells.get("id")))
+    row = {"id": row_id, "problem": problem, "answer": answer}
+    # The other columns. Those that are read above stay as they were read.
     for column, value in cells.items():
         row.setdefault(_as_unicode(str(column)), plain_value(value))
     return row
@@ -128,6 +136,7 @@ def plain_value(value, depth: int = 0):
         return None
     if value is None or isinstance(value, (bool, int)):
         return value
+    # Number is text too, so it comes before the text at the end.
     if isinstance(value, Number):
         return _plain_number(value)
     if isinstance(value, float):
@@ -209,12 +218,15 @@ def _problem_text(value) -> str:
 
 def _user_text(messages: list):
     """The content of the one user message, with its parts joined where it is a list of them."""
+    # A system message is dropped: the suite brings its own, which asks for a box.
     turns = [turn for turn in messages if not _is_system(turn)]
     if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "user":
         raise Unusable("whose prompt is not one user message (and a system message at most)")
     content = turns[0].get("content")
     if not isinstance(content, list) or not content:
         return content
+
+    # A list of parts, such as {"type": "text", "text": "1+1?"}; others may be images.
     if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
         raise Unusable("whose prompt holds more than text")
     return "".join(part["text"] for part in content)
@@ -271,6 +283,8 @@ def gold_answer(text: str) -> str:
     # Headings go; GSM8K's mark stays, since it stands in the last line.
     text = re.sub(r"(?m)^#{1,6} .*\n\s*", "", text)
     answer = extract_answer(_brace_boxes(text))
+
+    # A text that marks no answer is the answer; one that marks an answer badly is unusable.
     if answer is None:
         if re.search(r"\\f?box(?:ed)?(?![a-zA-Z])|####", text):
             raise Unusable("whose answer can't be read from its box or after ####")
@@ -304,6 +318,7 @@ def is_prose(answer: str) -> bool:
     was found."""
     # LaTeX's own words are no prose.
     text = re.sub(r"\\(?:begin|end)\s*\{\w*\}|\\[a-zA-Z]+", "", answer)
+    # Words are Latin; letters are those of any script, such as Chinese without spaces.
     words = re.findall(r"[a-zA-Z]{2,}", text)
     letters = re.sub(r"[\W\d_]", "", text)
     is_sentence = len(words) >= 2 and answer.endswith((".", "!", "?"))

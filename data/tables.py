@@ -148,6 +148,7 @@ def _read_json_lines(path: Path, text: str) -> dict[int, dict]:
         if _is_table(whole):
             return dict(enumerate(whole, 1))
 
+    # Empty lines count too, so that a number is that of the line in an editor.
     table = {}
     bad_lines = []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
@@ -187,16 +188,20 @@ def _read_json(path: Path, text: str) -> dict[int, dict]:
 def _rows_of_object(path: Path, whole: dict) -> list[dict]:
     """The rows of a JSON object: those of the one table in it, or of its columns, or it is one
     row itself."""
+    # {"train": [{...}, ...]}: a table under a name, beside anything else.
     tables = {key: value for key, value in whole.items() if value and _is_table(value)}
     if len(tables) > 1:
         names = ", ".join(tables)
         raise BadInput(f"{path}: holds several tables ({names}); save the one to use as a file")
+
+    # {"problem": [...], "answer": [...]}: columns of one length.
     columns = list(whole.values())
     are_lists = bool(columns) and all(isinstance(column, list) for column in columns)
     if are_lists and len({len(column) for column in columns}) == 1:
         return [dict(zip(whole, cells)) for cells in zip(*columns)]
     if tables:
         return next(iter(tables.values()))
+    # {"problem": ..., "answer": ...}: one row.
     return [whole]
 
 
@@ -205,6 +210,8 @@ def _read_csv(path: Path, text: str, delimiters: str) -> dict[int, dict]:
     columns."""
     csv.field_size_limit(2**31 - 1)  # a long problem is no error
     text = text.lstrip("\r\n")
+
+    # Which delimiter it is, by the header.
     first = next(iter(text.splitlines()), "")
 
     def columns_with(delimiter: str) -> int:

@@ -3,10 +3,12 @@ becomes of them."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import psutil
@@ -354,6 +356,23 @@ def test_no_process_outlives_a_killed_trainer(tmp_path):
     trainer.kill()
     trainer.communicate()
     assert soon(lambda: not any(map(lives, left)))
+
+
+def test_a_fork_server_whose_grader_died_in_a_request_ends_its_workers():
+    """The Grader asks for a worker and is gone before it hears that the server has the request."""
+    grader = Grader()
+    grader.__enter__()
+    try:
+        grader.grade_batch(SQUARES[:1], ROOTS[:1])
+        workers = grading_workers()
+        _ours, theirs = Pipe()
+        process, control = grader.server
+        socket.send_fds(control, [b"0"], [theirs.fileno()])
+        control.close()
+        assert process.wait(20) == 0
+        assert workers and soon(lambda: not any(map(lives, workers)))
+    finally:
+        grader.__exit__()
 
 
 def soon(condition) -> bool:
