@@ -2,6 +2,7 @@
 becomes of them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -292,7 +293,7 @@ def test_overlapping_batches_from_several_threads():
 
 
 def test_workers_that_cannot_start_are_an_error_and_not_wrong_grades(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with Grader() as grader, pytest.raises(RuntimeError, match="die as they start: exit code 1"):
         grader.grade_batch([r"\boxed{\sqrt{18}}"], [r"3\sqrt{2}"])
 
