@@ -1,25 +1,33 @@
-# `make demo` and `make test` do all the set-up they need, in .venv.
+# `make demo` and `make test` do all the set-up they need, in .venv, in either order.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test faults clean
-setup: .venv/installed
+.PHONY: setup setup-dev demo test faults clean
 
-.venv/installed: requirements.txt
+# What running needs.
+setup: .venv/installed-run
+.venv/installed-run: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
+	touch $@
+
+# What tests and benchmarks need beside it.
+setup-dev: .venv/installed-dev
+.venv/installed-dev: requirements-dev.txt .venv/installed-run
+	$(INSTALL) -r requirements-dev.txt
 	touch $@
 
 demo: setup
 	$(BIN)/python train_treerpo.py --config recipes/demo.yaml
 
-test: setup
+test: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # The fault tests with many tries; a quarter to half an hour on 2 cores.
-faults: setup
+faults: setup-dev
 	KILLS=50 WORKER_KILLS=200 HOSTILE=100000 $(BIN)/python -m pytest -s tests/faults tests/test_scripts.py
 
 clean:

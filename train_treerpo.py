@@ -29,7 +29,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.problems import completion_text, encode_prompt, load_problems, short_name, template_for
+from data.problems import (
+    completion_text,
+    encode_row,
+    load_problems,
+    score_of,
+    short_name,
+    task_of,
+    template_for,
+)
 from run.errors import BadInput, run_script
 from run.flags import ModelAndDataFlags, check_least, check_shared, flag, parse_flags, recipe_of
 
@@ -346,9 +354,8 @@ def sample(
     grades: dict[int, Future] = {}
     for index, tree in sampler.stream(batch.prompts, batch.seeds):
         completions = [to_text(tree.text_ids(leaf)) for leaf in tree.leaves()]
-        answers = [batch.problems[index]["answer"]] * len(completions)
         trees[index] = tree
-        grades[index] = grader.submit(completions, answers)
+        grades[index] = grader.submit(completions, [batch.problems[index]] * len(completions))
     in_order = range(len(batch.prompts))
     return [trees[index] for index in in_order], [grades[index] for index in in_order]
 
@@ -432,7 +439,8 @@ def load_prompts(flags: Flags, tokenizer, template: str | None) -> Prompts:
         BadInput: none of them is.
     """
     problems = load_problems(flags.dataset_name, "train", *flags.columns)
-    ids = [encode_prompt(tokenizer, row["problem"], template, flags.num_shots) for row in problems]
+    task = task_of(flags.dataset_name)
+    ids = [encode_row(tokenizer, task, row, template, flags.num_shots) for row in problems]
     limit = flags.max_prompt_length
     usable = [index for index, prompt in enumerate(ids) if 0 < len(prompt) <= limit]
     if not usable:
@@ -691,8 +699,9 @@ def main() -> None:
     if flags.dry_run:
         return
     learner, model = training.learner, training.learner.model
+    task_score = score_of(task_of(flags.dataset_name))
     with (
-        Grader(flags.grader_workers, flags.grader_timeout) as grader,
+        Grader(flags.grader_workers, flags.grader_timeout, score=task_score) as grader,
         open_session(training, grader) as session,
     ):
         reporter = Reporter(training, grader, session)

@@ -1,4 +1,4 @@
-"""Pairs a second: Grader with one and two workers against math-verify in a plain loop, on answers
+"""Pairs per second: Grader with one and two workers against math-verify in a plain loop, on answers
 to real problems.
 
     python benchmarks/grading.py DIR          # DIR holds math500.jsonl and train_math.jsonl
@@ -10,7 +10,8 @@ as many completions, of which the wrong ones give the answers to other problems.
 
 The hostile batch has two workers and a limit of 1 s, so that 14 s are spent waiting for those that
 hang. Reported are the seconds from the start of the Grader to the last grade, and what a hanging
-pair costs beyond its limit: to kill the worker and have another."""
+pair costs beyond its limit: to kill the worker and have another.
+"""
 
 import argparse
 import json
@@ -23,21 +24,10 @@ from pathlib import Path
 
 from common import RESULTS, ROOT, report
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("data_dir", type=Path, nargs="?")
-parser.add_argument("--hostile", action="store_true", help="the hostile batch; needs no data")
-parser.add_argument("--pairs", type=int, default=2048, help="at most; the hostile batch has 140")
-parser.add_argument(
-    "--prompts", type=int, default=0, help="problems that the pairs are spread over; 0: one each"
-)
-parser.add_argument("--repeats", type=int, default=5)
-parser.add_argument("--rival", help="for the processes that this script starts")
-parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
-args = parser.parse_args()
-if bool(args.data_dir) == args.hostile:
-    parser.error("either DIR or --hostile")
+from reward import Grader
+
+# Name of a rival -> the word for it on the command line of its process.
+RIVALS = {"2 workers": "2", "1 worker": "1", "math-verify": "math-verify"}
 
 # Each would run for more than 10 s.
 HANGING = [
@@ -107,87 +97,143 @@ CHEAP = [
 GOLDS = [r"\frac{\pi}{7}", r"3\sqrt{2}", "x^2+1", r"\frac{x}{y}"]
 
 
-def hostile(rounds: int, most: int) -> None:
-    """The hostile batch, or its first pairs where `most` is less; one in five of them hangs."""
-    from reward import Grader
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data_dir", type=Path, nargs="?")
+    parser.add_argument("--hostile", action="store_true", help="the hostile batch; needs no data")
+    parser.add_argument(
+        "--pairs", type=int, default=2048, help="at most; the hostile batch has 140"
+    )
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        default=0,
+        help="problems that the pairs are spread over; 0: one each",
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rival", help="for the processes that this script starts")
+    parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
+    args = parser.parse_args()
+    if bool(args.data_dir) == args.hostile:
+        parser.error("either DIR or --hostile")
+    return args
 
-    args.model = "hostile"  # names the file of the results
+
+# --- The hostile batch ---
+
+
+def hostile_pairs(most: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """The answers that hang, and the first `most` pairs of the batch; one in five of them hangs."""
     hanging = HANGING[: most // 5]
     pairs = [(text, GOLDS[i % len(GOLDS)]) for i, text in enumerate(hanging)]
-    pairs += [(text, gold) for text in CHEAP for gold in GOLDS][: most - len(hanging)]
+    cheap = [(text, gold) for text in CHEAP for gold in GOLDS]
+    pairs += cheap[: most - len(hanging)]
     random.Random(0).shuffle(pairs)
-    texts, golds = zip(*((rf"So it is \boxed{{{text}}}.", gold) for text, gold in pairs))
-    seconds, counts, beyond = [], [], []
-    for _ in range(rounds):
+    return hanging, pairs
+
+
+def seconds_beyond_limit(hanging: list[str]) -> list[float]:
+    """What each hanging answer costs beyond its limit."""
+    beyond = []
+    with Grader(workers=1, timeout=1.0) as grader:
+        # The worker is up.
+        grader.grade_batch([r"\boxed{\sqrt{8}}"], [r"2\sqrt{2}"])
+        for text in hanging:
+            start = time.perf_counter()
+            grader.grade_batch([rf"\boxed{{{text}}}"], GOLDS[:1])
+            beyond.append(time.perf_counter() - start - grader.timeout)
+    return beyond
+
+
+def measure_hostile(args: argparse.Namespace) -> None:
+    hanging, pairs = hostile_pairs(args.pairs)
+    texts = [rf"So it is \boxed{{{text}}}." for text, _ in pairs]
+    golds = [gold for _, gold in pairs]
+    seconds = []
+    counts = []
+    for _ in range(args.repeats):
         start = time.perf_counter()
         with Grader(workers=2, timeout=1.0) as grader:
             grader.grade_batch(texts, golds)
             seconds.append(time.perf_counter() - start)
             counts.append(dict(grader.stats))
-    with Grader(workers=1, timeout=1.0) as grader:
-        grader.grade_batch([r"\boxed{\sqrt{8}}"], [r"2\sqrt{2}"])  # the worker is up
-        for text in hanging:
-            start = time.perf_counter()
-            grader.grade_batch([rf"\boxed{{{text}}}"], GOLDS[:1])
-            beyond.append(time.perf_counter() - start - grader.timeout)
-    print(
-        f"{len(pairs)} pairs, of which {len(hanging)} hang; time-outs: {[count['timeouts'] for count in counts]}"
-    )
-    print(
-        f"beyond the limit of a pair: median {statistics.median(beyond):.3f} s, longest {max(beyond):.3f} s"
-    )
+    beyond = seconds_beyond_limit(hanging)
+
+    timeouts = [count["timeouts"] for count in counts]
+    print(f"{len(pairs)} pairs, of which {len(hanging)} hang; time-outs: {timeouts}")
+    median = statistics.median(beyond)
+    print(f"beyond the limit of a pair: median {median:.3f} s, longest {max(beyond):.3f} s")
     more = {"hanging": len(hanging), "counts": counts, "seconds beyond the limit of a pair": beyond}
+    # It names the file of the results.
+    args.model = "hostile"
     report("grading", args, {"2 workers": seconds}, "2 workers", more)
 
 
-if args.hostile:
-    hostile(args.repeats, args.pairs)
-    sys.exit()
+# --- Answers to real problems ---
 
-args.model = f"math-{args.prompts}-prompts" if args.prompts else "math"
-golds = [
-    json.loads(line)["answer"]
-    for name in ("math500", "train_math")
-    for line in (args.data_dir / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-]
-rng = random.Random(0)
-problems = args.prompts or args.pairs
-picked = rng.choices(golds, k=problems) * (args.pairs // problems)
-texts = [
-    f"So the answer is $\\boxed{{{gold if rng.random() < 0.5 else rng.choice(golds)}}}$."
-    for gold in picked
-]
-if args.rival == "math-verify":
-    from math_verify import parse, verify
 
-    start = time.perf_counter()
-    for text, gold in zip(texts, picked):
-        verify(parse(f"\\boxed{{{gold}}}"), parse(text))
-    print(time.perf_counter() - start)
-elif args.rival:
-    from reward import Grader
+def real_pairs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Completions, of which half are right, and their gold answers."""
+    golds = []
+    for name in ("math500", "train_math"):
+        lines = (args.data_dir / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        golds += [json.loads(line)["answer"] for line in lines]
+    rng = random.Random(0)
+    problems = args.prompts or args.pairs
+    picked = rng.choices(golds, k=problems) * (args.pairs // problems)
+    texts = []
+    for gold in picked:
+        answer = gold if rng.random() < 0.5 else rng.choice(golds)
+        texts.append(f"So the answer is $\\boxed{{{answer}}}$.")
+    return texts, picked
+
+
+def time_rival(args: argparse.Namespace) -> float:
+    """The seconds of one rival, in this process."""
+    texts, golds = real_pairs(args)
+    if args.rival == "math-verify":
+        from math_verify import parse, verify
+
+        start = time.perf_counter()
+        for text, gold in zip(texts, golds):
+            verify(parse(f"\\boxed{{{gold}}}"), parse(text))
+        return time.perf_counter() - start
 
     with Grader(workers=int(args.rival)) as grader:
+        # All workers are up.
         grader.grade_batch(
             [r"\boxed{\sqrt{8}}", r"\boxed{\sqrt{18}}"], [r"2\sqrt{2}", r"3\sqrt{2}"]
-        )  # workers are up
+        )
         start = time.perf_counter()
-        grader.grade_batch(texts, picked)
-        print(time.perf_counter() - start)
-else:
-    seconds: dict[str, list[float]] = {}
+        grader.grade_batch(texts, golds)
+        return time.perf_counter() - start
+
+
+def measure_rivals(args: argparse.Namespace) -> None:
+    script = ROOT / "benchmarks" / "grading.py"
+    sizes = ["--pairs", str(args.pairs), "--prompts", str(args.prompts)]
+    seconds: dict[str, list[float]] = {name: [] for name in RIVALS}
     for _ in range(args.repeats):
-        for name, rival in (("2 workers", "2"), ("1 worker", "1"), ("math-verify", "math-verify")):
-            command = [
-                sys.executable,
-                ROOT / "benchmarks" / "grading.py",
-                args.data_dir,
-                "--rival",
-                rival,
-            ]
-            sizes = ["--pairs", str(args.pairs), "--prompts", str(args.prompts)]
-            done = subprocess.run(
-                [*command, *sizes], capture_output=True, encoding="utf-8", check=True
-            )
-            seconds.setdefault(name, []).append(float(done.stdout))
+        for name, rival in RIVALS.items():
+            command = [sys.executable, script, args.data_dir, "--rival", rival, *sizes]
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+            seconds[name].append(float(done.stdout))
+    # It names the file of the results.
+    args.model = f"math-{args.prompts}-prompts" if args.prompts else "math"
     report("grading", args, seconds, "2 workers")
+
+
+def main() -> None:
+    args = read_arguments()
+    if args.hostile:
+        measure_hostile(args)
+    elif args.rival:
+        print(time_rival(args))
+    else:
+        measure_rivals(args)
+
+
+if __name__ == "__main__":
+    main()

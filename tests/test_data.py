@@ -28,17 +28,19 @@ def write(path, rows):
 
 
 def test_arithmetic_splits_are_disjoint_and_right():
-    train, test = load_problems("arithmetic", "train"), load_problems("arithmetic", "test")
+    train = load_problems("arithmetic", "train")
+    test = load_problems("arithmetic", "test")
     assert len(train) == 4000 and len(test) == 1000
-    texts = [{row["problem"] for row in rows} for rows in (train, test)]
-    assert len(texts[0]) == 4000 and len(texts[1]) == 1000 and not texts[0] & texts[1]
-    assert all(arithmetic.split_of(p) == "train" for p in texts[0])
-    assert all(arithmetic.split_of(p) == "test" for p in texts[1])
-    for row in test[:300]:  # digits and + - * alone, so Python's own precedence may check ours
-        assert (
-            str(eval(row["problem"])) == row["answer"]
-            and 0 <= int(row["answer"]) <= arithmetic.LARGEST
-        )
+    train_texts = {row["problem"] for row in train}
+    test_texts = {row["problem"] for row in test}
+    assert len(train_texts) == 4000 and len(test_texts) == 1000
+    assert not train_texts & test_texts
+    assert all(arithmetic.split_of(text) == "train" for text in train_texts)
+    assert all(arithmetic.split_of(text) == "test" for text in test_texts)
+    # Digits and + - * alone, so Python's own precedence may check ours.
+    for row in test[:300]:
+        assert str(eval(row["problem"])) == row["answer"]
+        assert 0 <= int(row["answer"]) <= arithmetic.LARGEST
     assert load_problems("arithmetic", "test") == test
 
 
@@ -49,14 +51,12 @@ def test_the_base_never_reads_a_train_or_test_problem():
     for _ in range(2000):
         problem = arithmetic.sample_problem(rng, rng.randint(2, 7), "base")
         assert arithmetic.split_of(problem) == "base" and write_solution(problem, rng).endswith("}")
-        drill, text = write_drill(rng)  # of two terms, and no train or test problem is so short
-        assert len(arithmetic.operators(drill)) == 1 and text.split("\n")[0] == arithmetic.solve(
-            drill
-        )
-    assert all(
-        len(arithmetic.operators(row["problem"])) >= 4
-        for row in load_problems("arithmetic", "train")
-    )
+        # A drill has one operator, and no train or test problem is so short.
+        drill, text = write_drill(rng)
+        assert len(arithmetic.operators(drill)) == 1
+        assert text.split("\n")[0] == arithmetic.solve(drill)
+    for row in load_problems("arithmetic", "train"):
+        assert len(arithmetic.operators(row["problem"])) >= 4
 
 
 def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
@@ -77,20 +77,14 @@ def test_jsonl_skips_and_names_bad_rows(tmp_path, caplog):
 
 
 def test_ids_that_repeat_keep_their_rows(tmp_path, caplog):
-    rows = [
-        {"id": i, "problem": f"p{place}", "answer": "1"}
-        for place, i in enumerate((7, 8, 7, "8", None, None))
-    ]
+    ids = (7, 8, 7, "8", None, None)
+    rows = [{"id": id, "problem": f"p{i}", "answer": "1"} for i, id in enumerate(ids)]
+    rows += [rows[1], {"id": "", "problem": "p6", "answer": 2}]
     with caplog.at_level(logging.WARNING):
-        read = load_problems(
-            write(
-                tmp_path / "mine.jsonl", [*rows, rows[1], {"id": "", "problem": "p6", "answer": 2}]
-            )
-        )
+        read = load_problems(write(tmp_path / "mine.jsonl", rows))
     assert [row["problem"] for row in read] == ["p0", "p1", "p2", "p3", "p4", "p5", "p6"]
-    assert [row["id"] for row in read[:4]] == ["7", "8", "7#3", "8#4"] and len(
-        {row["id"] for row in read}
-    ) == 7
+    assert [row["id"] for row in read[:4]] == ["7", "8", "7#3", "8#4"]
+    assert len({row["id"] for row in read}) == 7
     assert "2 rows with the id of an earlier row: #ROW is added to it (rows 3, 4)" in caplog.text
     assert "skipped 1 row equal to an earlier row with the same id (rows 7)" in caplog.text
 
@@ -109,10 +103,8 @@ def test_other_files(tmp_path, suffix):
 
 
 def test_known_names_from_a_folder(tmp_path):
-    write(
-        tmp_path / "gsm8k.jsonl",
-        [{"id": i, "problem": f"p{i}", "answer": str(i)} for i in range(4)],
-    )
+    rows = [{"id": i, "problem": f"p{i}", "answer": str(i)} for i in range(4)]
+    write(tmp_path / "gsm8k.jsonl", rows)
     assert [r["id"] for r in load_problems("gsm8k[1:3]", "test", str(tmp_path))] == ["1", "2"]
     assert load_problems("gsm8k", "train", str(tmp_path))[0]["problem"] == "p0"
     write(tmp_path / "train_gsm8k.jsonl", [{"problem": "t", "answer": "1"}])
@@ -123,10 +115,8 @@ def test_known_names_from_a_folder(tmp_path):
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"q": "1+1", "a": "2"}])
     assert load_problems(path, problem_column="q", answer_column="a")[0]["answer"] == "2"
-    with pytest.raises(
-        BadInput,
-        match=r"no column problem\|question\|prompt \(it has: a, q\); set --problem_column",
-    ):
+    missing = r"no column problem\|question\|prompt \(it has: a, q\); set --problem_column"
+    with pytest.raises(BadInput, match=missing):
         load_problems(path)
     with pytest.raises(BadInput, match="no column gold"):
         load_problems(path, problem_column="q", answer_column="gold")
@@ -157,10 +147,8 @@ def test_prompts(tokenizer):
     problem = "what is {x} + 1?"
     plain = tokenizer.decode(encode_prompt(tokenizer, problem))
     assert plain == "Problem: what is {x} + 1?\nSolution:"
-    assert (
-        tokenizer.decode(encode_prompt(tokenizer, problem, "Q {problem} \\boxed{}:"))
-        == f"Q {problem} \\boxed{{}}:"
-    )
+    templated = tokenizer.decode(encode_prompt(tokenizer, problem, "Q {problem} \\boxed{}:"))
+    assert templated == f"Q {problem} \\boxed{{}}:"
     shots = tokenizer.decode(encode_prompt(tokenizer, problem, num_shots=2))
     assert shots.endswith("\\boxed{7}\n\n" + plain) and shots.count("Problem:") == 3
     invented = tokenizer.encode(" so \\boxed{1}\n\nProblem: another\nSolution: \\boxed{2}")
@@ -178,23 +166,19 @@ def test_chat_template(tokenizer, monkeypatch):
 def test_an_answer_in_a_list_is_read_as_without_the_list(tmp_path):
     answers = [["5"], ["x=1", "x=2"], [None], [{"value": 1}], [], None]
     rows = [{"question": f"q{i}", "answer": answer} for i, answer in enumerate(answers)]
-    (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert [row["answer"] for row in load_problems(str(tmp_path / "lists.jsonl"))] == [
-        "5",
-        "x=1, x=2",
-    ]
+    read = load_problems(write(tmp_path / "lists.jsonl", rows))
+    assert [row["answer"] for row in read] == ["5", "x=1, x=2"]
 
 
 def golds(tmp_path, answers):
     """The gold answers that are read from these; None for one that is left out."""
-    rows = [
-        {"id": str(i), "question": f"q{i}", "answer": answer}
-        for i, answer in enumerate(["0", *answers])
-    ]
-    read = {
-        row["id"]: row["answer"] for row in load_problems(write(tmp_path / "golds.jsonl", rows))
-    }
-    return [read.get(str(i)) for i in range(1, len(rows))]
+    # The first row is there so that the file holds a usable one.
+    rows = []
+    for i, answer in enumerate(["0", *answers]):
+        rows.append({"id": str(i), "question": f"q{i}", "answer": answer})
+    usable = load_problems(write(tmp_path / "golds.jsonl", rows))
+    answers_by_id = {row["id"]: row["answer"] for row in usable}
+    return [answers_by_id.get(str(i)) for i in range(1, len(rows))]
 
 
 BOXES = [
@@ -246,24 +230,22 @@ def test_golds(tmp_path, cases):
 
 
 def test_numbers_are_read_as_written(tmp_path):
-    text = '{"problem": "a", "answer": 2.50}\n{"problem": "b", "answer": 1E3}\n{"problem": 3, "answer": 4}'
-    (tmp_path / "mine.jsonl").write_text(text)
+    lines = (
+        '{"problem": "a", "answer": 2.50}',
+        '{"problem": "b", "answer": 1E3}',
+        '{"problem": 3, "answer": 4}',
+    )
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
     assert [row["answer"] for row in load_problems(str(tmp_path / "mine.jsonl"))] == ["2.50", "1E3"]
 
 
 def test_solutions_without_an_answer_are_named(tmp_path, caplog):
-    texts = [
-        "Count them one by one, then halve the sum.",
-        "He is left.",
-        "一" * 40,
-        r"\frac{2}{3}",
-        "Eve and Ann",
-    ]
+    solutions = ["Count them one by one, then halve the sum.", "He is left.", "一" * 40]
+    answers = [r"\frac{2}{3}", "Eve and Ann"]
     with caplog.at_level(logging.WARNING):
-        assert golds(tmp_path, texts) == texts
-    assert (
-        "3 rows with a text instead of an answer" in caplog.text and "(rows 2, 3, 4)" in caplog.text
-    )
+        assert golds(tmp_path, [*solutions, *answers]) == [*solutions, *answers]
+    assert "3 rows with a text instead of an answer" in caplog.text
+    assert "(rows 2, 3, 4)" in caplog.text
 
 
 def test_a_csv_is_text(tmp_path, caplog):
@@ -295,9 +277,8 @@ def test_a_csv_is_text(tmp_path, caplog):
 )
 def test_shapes_of_files(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    assert [(row["problem"], row["answer"]) for row in load_problems(str(tmp_path / name))] == [
-        ("1, 2?", "3,5")
-    ]
+    (row,) = load_problems(str(tmp_path / name))
+    assert (row["problem"], row["answer"]) == ("1, 2?", "3,5")
 
 
 @pytest.mark.parametrize(
@@ -409,15 +390,12 @@ def test_conversations(tmp_path, caplog):
         [],
         [turn([{"type": "image", "url": "e.png"}])],
     ]
-    rows = [
-        {"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": "9"}}
-        for prompt in prompts
-    ]
+    reward_model = {"style": "rule", "ground_truth": "9"}
+    rows = [{"prompt": prompt, "reward_model": reward_model} for prompt in prompts]
     with caplog.at_level(logging.WARNING):
         read = load_problems(write(tmp_path / "chat.jsonl", rows))
-    assert [(row["problem"], row["answer"]) for row in read] == [
-        (p, "9") for p in ("1+2", "3+4", "5+6", "7+8")
-    ]
+    assert [row["problem"] for row in read] == ["1+2", "3+4", "5+6", "7+8"]
+    assert {row["answer"] for row in read} == {"9"}
     assert "1 row with a system message, which is left out (rows 2)" in caplog.text
     assert "skipped 4 rows whose prompt is not one user message" in caplog.text
     assert "skipped 1 row whose prompt holds more than text (rows 9)" in caplog.text
@@ -425,14 +403,10 @@ def test_conversations(tmp_path, caplog):
 
 def test_slices(tmp_path, caplog):
     path = write(tmp_path / "set[2].jsonl", [{"problem": f"p{i}", "answer": i} for i in range(6)])
-    assert len(load_problems(path)) == 6  # brackets in a name are no slice
-    for inside, answers in {
-        "-1:": "5",
-        ":-4": "01",
-        "1::2": "135",
-        "::-1": "543210",
-        " 2 : 4 ": "23",
-    }.items():
+    # Brackets in a name are no slice.
+    assert len(load_problems(path)) == 6
+    slices = {"-1:": "5", ":-4": "01", "1::2": "135", "::-1": "543210", " 2 : 4 ": "23"}
+    for inside, answers in slices.items():
         assert "".join(row["answer"] for row in load_problems(f"{path}[{inside}]")) == answers
     for inside in ("2", ":25%", "x:", "::0", "1:2:3:4", " "):
         with pytest.raises(BadInput, match=r"the slice \[.*\] must be"):
@@ -446,10 +420,8 @@ def test_slices(tmp_path, caplog):
 
 
 def test_names_of_files():
-    slices, paths = (
-        ["svamp[:9]", "svamp[9:]", "svamp[-9:]"],
-        ["one/set.jsonl", "two/set.jsonl", "set.jsonl"],
-    )
+    slices = ["svamp[:9]", "svamp[9:]", "svamp[-9:]"]
+    paths = ["one/set.jsonl", "two/set.jsonl", "set.jsonl"]
     files = [file_name(name) for name in [*slices, *paths, "math500", "a b", "a:b", "/"]]
     assert len(set(files)) == 10 and all(re.fullmatch(r"[A-Za-z0-9_.-]+", file) for file in files)
     assert file_name("math500") == "math500" and len(file_name("x/" * 200 + "y" * 300)) < 150
@@ -462,7 +434,10 @@ def rendered(tokenizer, problem="6*7", **settings):
 
 LOOP = "{% for m in messages %}"
 NO_SYSTEM = "{% if m.role == 'system' %}{{ raise_exception('no such role') }}{% endif %}"
-STRICT = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+STRICT = (
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+)
 PARTS = "{% for part in m.content %}{{ part.text }}{% endfor %}"
 
 
@@ -514,9 +489,8 @@ def special_tokenizer(*tokens, around="$A"):
     from transformers import AddedToken, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
-    tokenizer.add_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True
-    )
+    added = [AddedToken(token, special=True, normalized=False) for token in tokens]
+    tokenizer.add_tokens(added, special_tokens=True)
     names = [("<end>", 0), ("<pad>", 1), ("<unk>", 2)]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=around, special_tokens=names
@@ -530,11 +504,10 @@ def special_tokenizer(*tokens, around="$A"):
 def test_a_prompt_ends_with_its_text(around, before):
     tokenizer = special_tokenizer(around=around)
     text = tokenizer.encode("6*7=", add_special_tokens=False)
-    assert (
-        tokenizer.encode("6*7=") != text
-        and encode_prompt(tokenizer, "6*7", "{problem}=") == before + text
-    )
-    if before:  # no second one where the template brings it
+    assert tokenizer.encode("6*7=") != text
+    assert encode_prompt(tokenizer, "6*7", "{problem}=") == before + text
+    # No second one where the template brings it.
+    if before:
         written = tokenizer.decode(before) + "{problem}="
         assert encode_prompt(tokenizer, "6*7", written) == before + text
 
@@ -545,28 +518,25 @@ def test_special_tokens_in_a_problem_are_text():
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|turn|>{% endfor %}"
     for problem in ("1<|turn|>2", "<|turn|>", "<end>"):
         ids = encode_prompt(tokenizer, problem)
-        assert ids.count(turn_id) == 2 and 0 not in ids and problem in tokenizer.decode(ids)
+        assert ids.count(turn_id) == 2 and 0 not in ids
+        assert problem in tokenizer.decode(ids)
         plain = encode_prompt(tokenizer, problem, "<|turn|>{problem}={problem}")
-        assert (
-            plain.count(turn_id) == 1
-            and 0 not in plain
-            and f"{problem}={problem}" in tokenizer.decode(plain)
-        )
+        assert plain.count(turn_id) == 1 and 0 not in plain
+        assert f"{problem}={problem}" in tokenizer.decode(plain)
 
 
 def test_think_tags_that_are_special_tokens_stay():
     tokenizer = special_tokenizer("<think>", "</think>", "<thinking>", "</thinking>", "<|turn|>")
-    for text in (
+    texts = (
         "<think>\\boxed{1}</think>\\boxed{2}",
         "<thinking>1</thinking> 2",
         "\\boxed{3}</think>",
-    ):
+    )
+    for text in texts:
         for end in ("", "<end>", "<|turn|>", "<end><pad><pad>"):
             assert completion_text(tokenizer, tokenizer.encode(text + end)) == text
-    assert (
-        extract_answer(completion_text(tokenizer, tokenizer.encode("<think>\\boxed{1}</think> so")))
-        is None
-    )
+    thought = tokenizer.encode("<think>\\boxed{1}</think> so")
+    assert extract_answer(completion_text(tokenizer, thought)) is None
 
 
 def test_line_breaks_in_a_template():

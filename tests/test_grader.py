@@ -2,12 +2,14 @@
 becomes of them."""
 
 import os
-import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import psutil
@@ -16,80 +18,196 @@ from conftest import grading_servers, grading_workers
 
 import reward
 from reward import Grader
+from run.errors import BadInput
 
-STAND_IN = """
-import sys, time, reward
-from answers import equality
-def same(answer, gold, by_value):
-    if not by_value:
-        raise equality.Undecided
-    what, _, amount = answer.partition("^")
-    if what not in "tmd":
-        return False  # the calls that warm the server up
-    do = {"t": time.sleep, "m": lambda size: bytearray(int(size) << 20), "d": sys.exit}[what]
-    do(float(amount))
-    return True
-equality._same_by_value = same
-reward._serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+HOSTILE_SCORE = """
+import sys, time
+
+def score(completion, row):
+    what, _, amount = completion.strip().partition("^")
+    if what == "time":
+        time.sleep(float(amount))
+    elif what == "memory":
+        bytearray(int(amount) << 20)
+    elif what == "exit":
+        sys.exit(int(amount))
+    elif what == "raise":
+        raise ValueError("no such move")
+    elif what == "return":
+        return eval(amount)
+    elif what == "row":
+        return row[amount]
+    return 1.0
 """
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
-    """Workers in which comparing takes time (t^seconds) or memory (m^megabytes) or ends the process
-    (d^exitcode)."""
-    real = subprocess.Popen
-
-    def start(command, **options):
-        return real([command[0], "-c", STAND_IN, *command[2:]], **options)
-
-    monkeypatch.setattr(reward.subprocess, "Popen", start)
-    monkeypatch.setenv("PYTHONPATH", str(Path(reward.__file__).parent))
+def hostile_score(monkeypatch, tmp_path):
+    """The name of a score that does what a completion asks for: it takes time (time^seconds) or
+    memory (memory^megabytes), ends its process (exit^code), raises (raise), or returns anything."""
+    (tmp_path / "hostile_task.py").write_text(HOSTILE_SCORE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "hostile_task:score"
 
 
-def test_limits_are_kept_and_counted_and_cost_only_their_pair(stand_in):
-    def grades(grader, *texts):
-        return grader.grade_batch([rf"\boxed{{{text}}}" for text in texts], ["x"] * len(texts))
+def grades(grader: Grader, *completions: str) -> list[float]:
+    return grader.grade_batch(list(completions), [{}] * len(completions))
 
-    with Grader(timeout=1.0, memory_mb=300) as grader:
+
+def test_limits_are_kept_and_counted_and_cost_only_their_pair(hostile_score):
+    with Grader(timeout=1.0, memory_mb=300, score=hostile_score) as grader:
         # Six pairs of 0.5 s on two workers take longer than the limit in all: the clock starts with
         # the grading.
-        assert grades(grader, *(f"t^0.5{i}" for i in range(6))) == [1.0] * 6
-        assert grades(grader, "t^30", "m^50", "m^2000", "t^0") == [0.0, 1.0, 0.0, 1.0]
+        assert grades(grader, *(f"time^0.5{i}" for i in range(6))) == [1.0] * 6
+        hostile = ("time^30", "memory^50", "memory^2000", "time^0")
+        assert grades(grader, *hostile) == [0.0, 1.0, 0.0, 1.0]
         assert (grader.stats["timeouts"], grader.stats["kills"]) == (1, 1)
         start = time.monotonic()
-        assert grades(grader, "d^1", "t^0.1") == [0.0, 1.0]
+        assert grades(grader, "exit^1", "time^0.1") == [0.0, 1.0]
         # It is tried again, since its worker may have been killed from outside, but not for ever.
         assert time.monotonic() - start < 10
         assert grader.stats["kills"] >= 4
 
 
-def test_a_replaced_worker_comes_from_the_same_fork_server(stand_in):
-    with Grader(timeout=0.5, memory_mb=300) as grader:
-        assert grader.grade_batch([r"\boxed{t^0.1}", r"\boxed{t^0.2}"], ["x", "x"]) == [1.0, 1.0]
-        (server,), first = grading_children(), grading_children(workers=True)
-        assert len(first) == 2
-        hostile = [
-            r"\boxed{t^30}",
-            r"\boxed{t^31}",
-            r"\boxed{m^2000}",
-            r"\boxed{d^1}",
-            r"\boxed{t^0}",
-        ]
-        assert grader.grade_batch(hostile, ["x"] * 5) == [0.0, 0.0, 0.0, 0.0, 1.0]
-        assert grading_children() == [server]
-        assert soon(lambda: len(server.children()) == 2)  # the killed ones are not even zombies
-        assert not set(first) & set(server.children())
+def test_a_replaced_worker_comes_from_the_same_fork_server(hostile_score):
+    with Grader(timeout=0.5, memory_mb=300, score=hostile_score) as grader:
+        assert grades(grader, "time^0.1", "time^0.2") == [1.0, 1.0]
+        (server,) = grading_servers()
+        first_workers = server.children()
+        assert len(first_workers) == 2
+        hostile = ("time^30", "time^31", "memory^2000", "exit^1", "time^0")
+        assert grades(grader, *hostile) == [0.0, 0.0, 0.0, 0.0, 1.0]
+        assert grading_servers() == [server]
+        # The killed ones are not even zombies.
+        assert soon(lambda: len(server.children()) == 2)
+        assert not set(first_workers) & set(server.children())
         assert server.num_threads() == 1
-        assert os.getsid(server.pid) == server.pid  # so that Ctrl-C does not reach it
+        # A session of its own, so that Ctrl-C does not reach it.
+        assert os.getsid(server.pid) == server.pid
         assert {os.getsid(worker.pid) for worker in server.children()} == {server.pid}
 
 
-def grading_children(workers: bool = False) -> list[psutil.Process]:
-    """Stand-ins of `grading_servers` and `grading_workers`, which run no reward.py."""
-    servers = psutil.Process().children()
-    return [worker for server in servers for worker in server.children()] if workers else servers
+# --- Scores of other tasks ---
 
+
+def test_a_score_gets_the_completion_and_the_row(hostile_score):
+    rows = [{"a": 0.25, "b": True}, {"a": 0, "b": 1}, {"a": 0.25, "b": True}]
+    with Grader(1, score=hostile_score) as grader:
+        assert grader.grade_batch(["row^a", "row^b", "row^b"], rows) == [0.25, 1.0, 1.0]
+        assert grader.grade_batch(["row^a"] * 3, rows) == [0.25, 0.0, 0.25]
+        assert (grader.stats["pairs"], grader.stats["settled"]) == (5, 0)
+        # Whatever a model may write arrives as it is.
+        text = "\ud800 \x00 \U0001d7d8 é"
+        assert grader.grade_batch([f"row^{text}"], [{text: 0.5}]) == [0.5]
+        assert not grader.stats["failed"]
+
+
+@pytest.mark.parametrize(
+    "completion, reason",
+    [
+        ("raise", "ValueError: no such move"),
+        ("row^missing", "KeyError: 'missing'"),
+        ("return^2", "returned 2, which is no number from 0 to 1"),
+        ("return^-0.001", "returned -0.001"),
+        ("return^float('nan')", "returned nan"),
+        ("return^None", "returned None"),
+        ("return^'1'", "returned '1'"),
+        ("return^[1.0]", "returned [1.0]"),
+        ("return^'x' * 10**7", "returned 'xxx"),
+    ],
+)
+def test_a_score_that_fails_is_counted_and_said_once(hostile_score, caplog, completion, reason):
+    with Grader(1, score=hostile_score) as grader:
+        assert grades(grader, completion, "fine", completion + " ") == [0.0, 1.0, 0.0]
+        assert dict(grader.stats) == {"pairs": 3, "settled": 0, "failed": 2}
+    (record,) = caplog.records
+    assert f"hostile_task:score: {reason}" in record.getMessage()
+    assert len(record.getMessage()) < 400
+
+
+def test_mathematics_may_be_given_rows_and_keeps_its_fast_path():
+    rows = [{"id": "a", "problem": "?", "answer": "4"}] * 2
+    completions = [r"\boxed{4}", r"\boxed{5}"]
+    with Grader(1) as grader:
+        assert grader.grade_batch(completions, rows) == [1.0, 0.0]
+        assert grader.grade_batch(completions, ["4", "4"]) == [1.0, 0.0]
+        assert grader.stats["settled"] == grader.stats["pairs"] == 4
+
+
+def test_answers_to_another_task_are_equal_if_spelled_alike(hostile_score):
+    with Grader(1, score=hostile_score) as grader:
+        assert grader.same_value("x+1 ", "x+1") is True
+        assert grader.same_value("x+1", "1+x") is False
+    with Grader(1) as grader:
+        assert grader.same_value("x+1", "1+x") is True
+
+
+@pytest.mark.parametrize(
+    "score, cause",
+    [
+        ("no_such_module:score", "No module named 'no_such_module'"),
+        ("hostile_task:no_such_score", "has no attribute 'no_such_score'"),
+    ],
+)
+def test_a_score_that_cannot_be_imported_is_an_error(hostile_score, score, cause):
+    with Grader(score=score) as grader, pytest.raises(RuntimeError, match=cause):
+        grades(grader, "fine")
+
+
+# --- Other systems ---
+
+
+def test_a_system_without_fork_is_refused_in_one_line(tmp_path):
+    """As on Windows, which has neither os.fork nor the module resource."""
+    code = (
+        "import os, sys\n"
+        "import psutil, run.errors\n"  # which import it here, but not there
+        "del os.fork\n"
+        "sys.modules['resource'] = None\n"
+        "import reward\n"
+        "reward.Grader()\n"
+    )
+    command = [sys.executable, "-c", code]
+    root = Path(reward.__file__).parent
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", timeout=60)
+    last_line = done.stderr.splitlines()[-1]
+    assert last_line.startswith("run.errors.BadInput: grading needs fork") and "WSL" in last_line
+
+
+def test_without_fork_no_grader_starts(monkeypatch):
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(BadInput, match="WSL"):
+        Grader()
+
+
+WITHOUT_LIMIT = """
+import resource, sys
+
+def refuse(*limits):
+    raise ValueError("current limit exceeds maximum limit")
+
+resource.setrlimit = refuse
+import reward
+reward._serve_as_asked(sys.argv[1:])
+"""
+
+
+def test_a_system_without_memory_limits_is_said_once(monkeypatch, caplog):
+    """As on macOS, where RLIMIT_AS may not be settable."""
+    real = subprocess.Popen
+
+    def start(command, **options):
+        return real([command[0], "-c", WITHOUT_LIMIT, *command[2:]], **options)
+
+    monkeypatch.setattr(reward.subprocess, "Popen", start)
+    monkeypatch.setenv("PYTHONPATH", str(Path(reward.__file__).parent))
+    with Grader() as grader:
+        assert grader.grade_batch(SQUARES[:20], ROOTS[:20]) == [1.0] * 20
+    (record,) = caplog.records
+    assert "sets no memory limit of 1024 MB" in record.getMessage()
+
+
+# --- Kills from outside ---
 
 SQUARES = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in range(2, 400)]
 ROOTS = [rf"{n}\sqrt{{3}}" for n in range(2, 400)]
@@ -110,11 +228,12 @@ def test_a_worker_killed_from_outside_loses_nothing():
 
         killer = threading.Thread(target=kill)
         killer.start()
-        grades = grader.grade_batch(SQUARES, ROOTS)
+        all_right = all(grader.grade_batch(SQUARES, ROOTS))
         done.set()
         killer.join()
-        assert all(grades)
-        for worker in grading_workers():  # all of them, while idle
+        assert all_right
+        # All of them, while idle.
+        for worker in grading_workers():
             worker.kill()
         assert all(grader.grade_batch(SQUARES[:8], ROOTS[:8]))
         assert grader.stats["kills"] >= 2
@@ -124,17 +243,20 @@ def test_a_worker_killed_from_outside_loses_nothing():
 def test_a_fork_server_killed_from_outside_is_replaced_and_loses_nothing(number):
     with Grader(timeout=20.0) as grader:
         grader.grade_batch(SQUARES[:2], ROOTS[:2])
-        (server,), workers = grading_servers(), grading_workers()
+        (server,) = grading_servers()
+        workers = grading_workers()
         pending = grader.submit(SQUARES, ROOTS)
         time.sleep(0.3)
         server.send_signal(number)
         assert all(pending.result())
-        for worker in workers:  # these live on until they need a replacement
+        # These live on until they need a replacement.
+        for worker in workers:
             worker.kill()
         assert all(grader.grade_batch(SQUARES[:50], ROOTS[:50]))
         (another,) = grading_servers()
         assert another != server
-        for process in [another, *grading_workers()]:  # all at once
+        # All at once.
+        for process in [another, *grading_workers()]:
             process.kill()
         assert all(grader.grade_batch(SQUARES[50:100], ROOTS[50:100]))
         last = grading_servers() + grading_workers()
@@ -155,24 +277,23 @@ def test_a_distinct_pair_is_graded_once_and_order_is_kept():
 
 
 def test_overlapping_batches_from_several_threads():
-    found = {}
+    grades_of_thread = {}
     with Grader() as grader:
 
         def work(i):
-            found[i] = grader.grade_batch(
-                [rf"\boxed{{\sqrt{{{i * i * 2}}}}}", r"\boxed{\pi}"], [rf"{i}\sqrt{{2}}", "e"]
-            )
+            completions = [rf"\boxed{{\sqrt{{{i * i * 2}}}}}", r"\boxed{\pi}"]
+            grades_of_thread[i] = grader.grade_batch(completions, [rf"{i}\sqrt{{2}}", "e"])
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(2, 10)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert found == {i: [1.0, 0.0] for i in range(2, 10)}
+    assert grades_of_thread == {i: [1.0, 0.0] for i in range(2, 10)}
 
 
 def test_workers_that_cannot_start_are_an_error_and_not_wrong_grades(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with Grader() as grader, pytest.raises(RuntimeError, match="die as they start: exit code 1"):
         grader.grade_batch([r"\boxed{\sqrt{18}}"], [r"3\sqrt{2}"])
 
@@ -186,25 +307,34 @@ def test_an_import_that_fails_in_the_workers_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"timeout": 0}, {"timeout": -1.0}, {"timeout": float("nan")}, {"timeout": float("inf")}]
-    + [{"workers": 0}, {"workers": -2}, {"memory_mb": 0}],
+    [
+        {"timeout": 0},
+        {"timeout": -1.0},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"workers": 0},
+        {"workers": -2},
+        {"memory_mb": 0},
+        {"score": "data.arithmetic"},
+        {"score": "data/arithmetic.py:"},
+        {"score": ":score"},
+    ],
 )
-def test_limits_that_make_no_sense_are_refused(settings):
-    with pytest.raises(ValueError, match=r"at least 1|above 0"):
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ValueError, match=r"at least 1|above 0|module:function"):
         Grader(**settings)
 
 
 def test_no_process_outlives_the_grader():
     with Grader() as grader:
-        grader.grade_batch(
-            [r"\boxed{\sqrt{18}}", r"\boxed{\sqrt{8}}"], [r"3\sqrt{2}", r"2\sqrt{2}"]
-        )
+        grader.grade_batch(SQUARES[:2], ROOTS[:2])
         running = grading_servers() + grading_workers()
         assert len(running) == 3
     assert not any(process.is_running() for process in running)
     with Grader():
+        # It is still importing.
         running = grading_servers()
-        assert len(running) == 1  # still importing
+        assert len(running) == 1
     assert not running[0].is_running()
 
 
@@ -215,7 +345,8 @@ def test_no_process_outlives_a_killed_trainer(tmp_path):
         "with reward.Grader(timeout=1000.0) as grader:\n"
         "    grader.grade_batch([r'\\boxed{\\sqrt{18}}'], [r'3\\sqrt{2}'])\n"
         "    print('up', flush=True)\n"
-        "    grader.grade_batch([r'\\boxed{9^{9^{9^{9}}}}', r'\\boxed{(10^{9})!}'], ['x+1', 'x+1'])\n"
+        "    hostile = [r'\\boxed{9^{9^{9^{9}}}}', r'\\boxed{(10^{9})!}']\n"
+        "    grader.grade_batch(hostile, ['x+1', 'x+1'])\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(reward.__file__).parent)}
     trainer = subprocess.Popen([sys.executable, script], env=env, stdout=subprocess.PIPE, text=True)
@@ -228,6 +359,23 @@ def test_no_process_outlives_a_killed_trainer(tmp_path):
     assert soon(lambda: not any(map(lives, left)))
 
 
+def test_a_fork_server_whose_grader_died_in_a_request_ends_its_workers():
+    """The Grader asks for a worker and is gone before it hears that the server has the request."""
+    grader = Grader()
+    grader.__enter__()
+    try:
+        grader.grade_batch(SQUARES[:1], ROOTS[:1])
+        workers = grading_workers()
+        _ours, theirs = Pipe()
+        process, control = grader.server
+        socket.send_fds(control, [b"0"], [theirs.fileno()])
+        control.close()
+        assert process.wait(20) == 0
+        assert workers and soon(lambda: not any(map(lives, workers)))
+    finally:
+        grader.__exit__()
+
+
 def soon(condition) -> bool:
     """Whether a condition holds within 20 s."""
     end = time.monotonic() + 20
@@ -237,13 +385,13 @@ def soon(condition) -> bool:
 
 
 def lives(process: psutil.Process) -> bool:
-    return (
-        process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    )  # to be reaped by the system's init
+    """Whether it runs; a zombie is left to be reaped by the system's init."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_import_needs_neither_torch_nor_sympy_and_workers_ignore_the_main_script(tmp_path):
-    script = tmp_path / "main.py"  # no main guard
+    # Without a main guard.
+    script = tmp_path / "main.py"
     script.write_text(
         "print('started')\nimport sys, reward\n"
         "assert not {'torch', 'sympy'} & set(sys.modules)\n"
@@ -259,6 +407,11 @@ def test_import_needs_neither_torch_nor_sympy_and_workers_ignore_the_main_script
 
 def test_a_memory_limit_of_the_shell_is_kept():
     """`ulimit -v` forbids what memory_mb would allow: the lower of both holds."""
+    resource = pytest.importorskip("resource")
+
+    def limit_memory():
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
     code = (
         "import reward\nwith reward.Grader(memory_mb=10**6) as grader:\n"
         "    print(grader.grade_batch([r'\\boxed{\\sqrt{18}}'], [r'3\\sqrt{2}']))"
@@ -269,6 +422,6 @@ def test_a_memory_limit_of_the_shell_is_kept():
         text=True,
         timeout=60,
         cwd=Path(reward.__file__).parent,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+        preexec_fn=limit_memory,
     )
     assert run.stdout == "[1.0]\n", run.stderr

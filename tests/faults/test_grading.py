@@ -28,41 +28,46 @@ def server_and_workers(rng: random.Random) -> list[psutil.Process]:
     """The fork server, and one or both of its workers: a server is missed once a worker is to be
     replaced."""
     workers = grading_workers()
-    return grading_servers() + rng.sample(workers, rng.randint(1, len(workers))) if workers else []
+    if not workers:
+        return []
+    return grading_servers() + rng.sample(workers, rng.randint(1, len(workers)))
 
 
 @pytest.mark.parametrize(
     "what, victims, kills, pause",
     [
         ("a grading worker", one_worker, WORKER_KILLS, 0.5),
-        (
-            "the fork server of grading workers",
-            server_and_workers,
-            max(2, WORKER_KILLS // 10),
-            3.0,
-        ),  # it has to import
+        # It has to import before the next kill.
+        ("the fork server of grading workers", server_and_workers, max(2, WORKER_KILLS // 10), 3.0),
     ],
 )
 def test_kills_lose_no_grade(what, victims, kills, pause):
-    rng, killed, first = random.Random(0), 0, 2
+    rng = random.Random(0)
+    killed = 0
+    first = 2
     with fault(f"SIGKILL of {what}: no grade lost", kills), Grader(timeout=20.0) as grader:
         while killed < kills:
-            numbers = range(first, first := first + 500)
+            numbers = range(first, first + 500)
+            first += 500
             texts = [rf"\boxed{{\sqrt{{{n * n * 3}}}}}" for n in numbers]
             pending = grader.submit(texts, [rf"{n}\sqrt{{3}}" for n in numbers])
             while killed < kills and not pending.done():
                 time.sleep(rng.uniform(0.05, pause))
-                chosen = victims(rng)
-                for process in chosen:
-                    with suppress(psutil.NoSuchProcess):  # replaced meanwhile
+                processes = victims(rng)
+                for process in processes:
+                    # It may have been replaced meanwhile.
+                    with suppress(psutil.NoSuchProcess):
                         process.kill()
-                killed += bool(chosen)
+                killed += bool(processes)
             assert all(pending.result())
 
 
-LATEX = r"""\boxed{ \frac{ \sqrt{ } { ( ) [ ] \{ \} ^ _ + - * / = < > \le \cup , ; | ! ' $ \text{ \pm \sum \int \infty
-\begin{pmatrix} \end{pmatrix} & \\ \overline{ % \% 0 1 9 99999 1e9 1e999999 x y \pi ^{9^9} !! \neq <think> </think> ####
-__import__('os').system('touch INJECTED') eval(1) \left( \right) \ln \sin answer is or"""
+LATEX = r"""
+\boxed{ \frac{ \sqrt{ } { ( ) [ ] \{ \} ^ _ + - * / = < > \le \cup , ; | ! ' $ \text{ \pm \sum \int
+\infty \begin{pmatrix} \end{pmatrix} & \\ \overline{ % \% 0 1 9 99999 1e9 1e999999 x y \pi ^{9^9} !!
+\neq <think> </think> #### __import__('os').system('touch INJECTED') eval(1) \left( \right) \ln \sin
+answer is or
+"""
 PIECES = [
     *LATEX.split(),
     "the answer is ",
@@ -97,13 +102,11 @@ def test_hostile_completions(tmp_path, monkeypatch):
     name = "hostile completion: graded in time, nothing run, memory flat"
     with fault(name, HOSTILE), Grader(workers=2, timeout=1.0) as grader:
         for first in range(0, len(texts), 500):
-            grader.grade_batch(
-                texts[first : first + 500], rng.choices(golds, k=len(texts[first : first + 500]))
-            )
-        assert grader.grade_batch([r"\boxed{\sqrt{18}}", r"\boxed{4}"], [r"3\sqrt{2}", "5"]) == [
-            1.0,
-            0.0,
-        ]
+            batch = texts[first : first + 500]
+            grader.grade_batch(batch, rng.choices(golds, k=len(batch)))
+        # It still grades.
+        ordinary = [r"\boxed{\sqrt{18}}", r"\boxed{4}"]
+        assert grader.grade_batch(ordinary, [r"3\sqrt{2}", "5"]) == [1.0, 0.0]
         print(dict(grader.stats))
         assert psutil.Process().memory_info().rss - memory < 200 * 2**20
         assert list(tmp_path.iterdir()) == []

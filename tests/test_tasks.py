@@ -1,0 +1,282 @@
+"""The seam between tasks and everything else: the four functions, rows, prompts and scores."""
+
+import datetime
+import importlib
+import json
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import ROOT
+from test_scripts import train
+
+import eval_math
+from data import arithmetic, mathematics, problems, prompts
+from data.problems import encode_prompt, encode_row, load_problems, score_of, task_of, template_for
+from metrics import tree_record
+from reward import MATHEMATICS, Grader
+from run.errors import BadInput
+from tree import Tree
+
+TASKS = [*problems.TASKS.values(), mathematics]
+
+
+def write_rows(path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+# --- The four functions ---
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.__name__)
+def test_a_task_is_four_functions(task):
+    row = {"id": "x/1", "problem": "7-2+3*4", "answer": "17"}
+    prompt = task.prompt(row)
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    assert "7-2+3*4" in text
+    assert task.answer(r"so \boxed{17}") == "17" and task.answer("so") is None
+    assert task.score(r"so \boxed{17}", row) == 1.0 and task.score(r"so \boxed{32}", row) == 0.0
+    for hostile in ("", "\ud800", "\x00" * 1000, r"\boxed{" * 500, r"\boxed{__import__('os')}"):
+        assert task.score(hostile, row) == 0.0
+    assert task.score(r"\boxed{1}", {**row, "answer": r"\undefined{5"}) == 0.0
+
+
+def test_problems_of_a_split(tmp_path, monkeypatch):
+    for split, count in (("train", 4000), ("test", 1000)):
+        rows = arithmetic.problems(split)
+        assert len(rows) == count and rows == load_problems("arithmetic", split)
+    write_rows(tmp_path / "math.jsonl", [{"problem": "1+1?", "answer": "2"}])
+    rows = mathematics.problems("test", data_dir=str(tmp_path))
+    assert rows == [{"id": "math/0", "problem": "1+1?", "answer": "2"}]
+
+
+def test_names_of_tasks_and_scores():
+    assert task_of("arithmetic") is task_of("arithmetic[:5]") is arithmetic
+    for name in ("math", "gsm8k[5:]", "arithmetic.jsonl", "org/arithmetic", "arithmetic[1].csv"):
+        assert task_of(name) is mathematics
+    # Both go the Grader's short way.
+    assert score_of(arithmetic) == score_of(mathematics) == MATHEMATICS
+
+
+def test_no_module_of_data_hides_one_of_pythons():
+    """`python data/SCRIPT.py` puts data/ first on sys.path."""
+    names = {path.stem for path in (ROOT / "data").glob("*.py")} - {"__init__"}
+    assert len(names) > 5 and not names & sys.stdlib_module_names
+
+
+# --- Rows keep their columns ---
+
+
+def test_rows_keep_their_columns_as_plain_values(tmp_path):
+    cells = {
+        "question": " 1+1 ",
+        "answer": "#### 2",
+        "level": 3,
+        "weight": 2.50,
+        "easy": True,
+        "source": None,
+        "tags": ["sum", {"depth": 1, "of": []}],
+    }
+    (row,) = load_problems(write_rows(tmp_path / "mine.jsonl", [{"id": 7, **cells}]))
+    assert (row["id"], row["problem"], row["answer"]) == ("7", "1+1", "2")
+    assert row["question"] == " 1+1 "
+    for column in ("level", "weight", "easy", "source", "tags"):
+        assert row[column] == cells[column] and type(row[column]) is type(cells[column])
+    assert list(row)[:3] == ["id", "problem", "answer"]
+
+
+@pytest.mark.parametrize(
+    "cell, value",
+    [
+        ("1e999", "1e999"),
+        ("-0", 0),
+        ("7" * 5000, "7" * 5000),
+        ("NaN", None),
+        ("-Infinity", r"-\infty"),
+        (r'"\ud800x"', "?x"),
+        ('{"\\ud800": [1.5]}', {"?": [1.5]}),
+        ("[" * 60 + "1" + "]" * 60, None),
+        (json.dumps("é" * 10**6), "é" * 10**6),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_cells_that_are_no_json_or_no_unicode(tmp_path, cell, value):
+    line = f'{{"problem": "a", "answer": "1", "cell": {cell}}}'
+    (tmp_path / "mine.jsonl").write_text(line, encoding="utf-8")
+    (row,) = load_problems(str(tmp_path / "mine.jsonl"))
+    if value is None and cell.startswith("["):
+        # Cut at a depth that everything can handle.
+        depth = 0
+        inner = row["cell"]
+        while isinstance(inner, list):
+            inner = inner[0]
+            depth += 1
+        assert (inner, depth) == (None, 51)
+    else:
+        assert row["cell"] == value
+    assert json.loads(json.dumps(row, allow_nan=False).encode("utf-8")) == row
+
+
+def test_columns_of_other_files_are_plain_too(tmp_path):
+    import datasets
+
+    day = datetime.datetime(2023, 5, 6, 7, 8)
+    columns = {
+        "problem": ["a", "b"],
+        "answer": ["1", "2"],
+        "day": [day, None],
+        "text": [b"caf\xc3\xa9", b"\xff\xd8\xff"],
+        "score": [float("nan"), float("inf")],
+        "nested": [{"parts": [1, 2]}, {"parts": []}],
+    }
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "mine.parquet")
+    first, second = load_problems(str(tmp_path / "mine.parquet"))
+    assert first["day"] == "2023-05-06 07:08:00" and second["day"] is None
+    assert (first["text"], second["text"]) == ("café", None)
+    assert (first["score"], second["score"]) == (None, r"\infty")
+    assert first["nested"] == {"parts": [1, 2]}
+    (tmp_path / "mine.csv").write_text("problem,answer,level\na,1,007\n", encoding="utf-8")
+    assert load_problems(str(tmp_path / "mine.csv"))[0]["level"] == "007"
+
+
+def test_files_of_a_run_show_the_id_the_problem_and_the_answer_alone(
+    tiny_base, tokenizer, tmp_path
+):
+    cells = {"problem": "2+3", "answer": "5", "image": "x" * 10**5}
+    rows = load_problems(write_rows(tmp_path / "mine.jsonl", [cells]), "test")
+    assert len(rows[0]["image"]) == 10**5
+    flags = eval_math.Flags(max_new_tokens=4)
+    with Grader(1) as grader:
+        shared = (grader, Accelerator(), flags, tmp_path)
+        eval_math.evaluate(tiny_base, tokenizer, {"mine": rows}, *shared)
+    (written,) = map(json.loads, (tmp_path / "eval" / "mine.jsonl").read_text().splitlines())
+    assert written["problem"] == "2+3" and written["answer"] == "5" and "image" not in written
+
+    tree = Tree([3], [-1, 0, 0], [0, 1, 1], [[], [5], [6]], [[], [-1.0], [-1.0]], [0, 1, 1])
+    values = torch.tensor([0.5, 1.0, 0.0])
+    record = tree_record(1, rows[0], tree, values, values, tokenizer)
+    assert record["id"] == rows[0]["id"] and "image" not in record
+
+
+# --- Prompts ---
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "gsm8k"])
+@pytest.mark.parametrize("template", [None, "Q: {problem}\\nA:"])
+@pytest.mark.parametrize("chat", [None, "{% for m in messages %}[{{ m.content }}]{% endfor %}:"])
+def test_a_row_is_encoded_as_its_problem(tokenizer, monkeypatch, name, template, chat):
+    monkeypatch.setattr(tokenizer, "chat_template", chat)
+    template = template_for(name, template)
+    for problem in ("2+3*4", "a <end> in it"):
+        row = {"problem": problem}
+        ids = encode_row(tokenizer, task_of(name), row, template)
+        assert ids == encode_prompt(tokenizer, problem, template)
+    shots = encode_row(tokenizer, task_of(name), row, template, num_shots=2)
+    assert shots == encode_prompt(tokenizer, problem, template, 2) and len(shots) > len(ids)
+
+
+def test_arithmetics_own_prompt_is_its_template(tokenizer):
+    row = {"problem": "2+3*4"}
+    own = encode_row(tokenizer, arithmetic, row)
+    assert tokenizer.decode(own) == arithmetic.prompt(row) == "\n2+3*4\n"
+    assert own == encode_row(tokenizer, arithmetic, row, template_for("arithmetic", None))
+
+
+def test_prompts_of_other_tasks(tokenizer, monkeypatch):
+    task = ModuleType("task")
+    # Text is text: a special token's name in it is no special token.
+    task.prompt = lambda row: f"<end>Sort {row['items']}:"
+    ids = encode_row(tokenizer, task, {"items": "b a"})
+    assert 0 not in ids and tokenizer.decode(ids) == "<end>Sort b a:"
+
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Sort <end> b a"},
+    ]
+    task.prompt = lambda row: messages
+    plain = tokenizer.decode(encode_row(tokenizer, task, {}))
+    assert plain == "Problem: Sort <end> b a\nSolution:"
+    chat = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    monkeypatch.setattr(tokenizer, "chat_template", chat)
+    ids = encode_row(tokenizer, task, {})
+    text = "<system>Be brief.<user>Sort <end> b a<assistant>"
+    assert 0 not in ids and tokenizer.decode(ids) == text
+    with pytest.raises(BadInput, match="--num_shots 2: its examples are of mathematics"):
+        encode_row(tokenizer, task, {}, num_shots=2)
+    # A template of the user's wins.
+    assert tokenizer.decode(encode_row(tokenizer, task, {"problem": "b"}, "Q{problem}")) == "Qb"
+
+
+def test_a_first_system_message_alone_is_merged():
+    user = {"role": "user", "content": "1"}
+    assert prompts._without_system_role([user]) == [user]
+    merged = prompts._without_system_role([{"role": "system", "content": "0"}, user])
+    assert merged == [{"role": "user", "content": "0\n\n1"}]
+
+
+# --- A task of another kind, from end to end ---
+
+OTHER_TASK = """
+def problems(split):
+    return [{"id": str(i), "problem": f"{i}+1", "answer": "-", "goal": i} for i in range(6)]
+
+def prompt(row):
+    return "\\n" + row["problem"] + "\\n"
+
+def score(completion, row):
+    return row["goal"] / 10
+
+def answer(completion):
+    return completion[:1]
+"""
+
+
+@pytest.fixture
+def other_task(monkeypatch, tmp_path):
+    """A registered task whose score is a tenth of its row's goal."""
+    (tmp_path / "other_task.py").write_text(OTHER_TASK, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = importlib.import_module("other_task")
+    monkeypatch.setitem(problems.TASKS, "other", task)
+    yield task
+    del sys.modules["other_task"]
+
+
+def test_a_task_of_another_kind_is_evaluated_by_its_own_score(
+    other_task, tiny_base, tokenizer, tmp_path
+):
+    assert score_of(other_task) == "other_task:score"
+    rows = load_problems("other[2:4]", "test")
+    assert [row["goal"] for row in rows] == [2, 3]
+    flags = eval_math.Flags(num_samples=2, max_new_tokens=6)
+    benchmarks = {"other[2:4]": rows, "arithmetic": load_problems("arithmetic[:1]", "test")}
+    with Grader(1) as grader:
+        shared = (grader, Accelerator(), flags, tmp_path)
+        scores = eval_math.evaluate(tiny_base, tokenizer, benchmarks, *shared)
+        assert grader.stats["pairs"] > 2 and not grader.stats["failed"]
+    assert scores["other[2:4]"]["pass@1"]["mean"] == pytest.approx(0.25)
+    assert scores["other[2:4]"]["avg@2"]["mean"] == pytest.approx(0.25)
+    assert scores["arithmetic"]["pass@1"]["mean"] in (0.0, 1.0)
+    path = tmp_path / "eval" / f"{problems.file_name('other[2:4]')}.jsonl"
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(row["extracted"] == row["completion"][:1] for row in written)
+
+
+def test_votes_for_answers_of_another_task_are_by_spelling(other_task):
+    answers, grades = ["1/2", "0.5", "7", "7"], [1.0, 1.0, 0.0, 0.0]
+    with Grader(1, score="other_task:score") as grader:
+        assert eval_math.majority(answers, grades, grader) == 0.0
+    with Grader(1) as grader:
+        assert eval_math.majority(answers, grades, grader) == 0.5
+
+
+def test_a_task_of_another_kind_is_trained_by_its_own_score(other_task, tmp_path):
+    rows = train(tmp_path, dataset_name="other", max_steps=2, prompts_per_update=6, eval_steps=0)
+    # The mean of 0, 0.1, ... 0.5, whichever order they come in. All leaves of a tree are alike.
+    rewards = [row["reward"] for row in rows if "reward" in row]
+    assert rewards == pytest.approx([0.25, 0.25])
+    assert [row["trained_tokens"] for row in rows if "reward" in row] == [0, 0]
+    assert rows[-1]["grader"]["pairs"] > 0 and "failed" not in rows[-1]["grader"]
