@@ -66,20 +66,17 @@ def test_links_lead_to_files(path):
 
 
 def flags_of_scripts() -> set[str]:
-    """The flags of the scripts that have no dataclass of flags. The benchmarks' helper `arguments`
-    makes one of each of its keywords."""
+    """The flags of the scripts that have no dataclass of flags: they give them to a parser as words.
+    The benchmarks' helper `arguments` makes one of each of its keywords."""
     flags = set()
     for path in [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):
                 continue
-            called = ast.unparse(call.func)
-            if called.endswith("add_argument"):
-                words = [
-                    ast.literal_eval(arg) for arg in call.args if isinstance(arg, ast.Constant)
-                ]
-                flags |= {word.removeprefix("--") for word in words if word.startswith("--")}
-            if called == "arguments":
+            for word in call.args:
+                if isinstance(word, ast.Constant) and str(word.value).startswith("--"):
+                    flags.add(word.value.removeprefix("--"))
+            if ast.unparse(call.func) == "arguments":
                 flags |= {keyword.arg for keyword in call.keywords}
     return flags
 
