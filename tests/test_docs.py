@@ -66,8 +66,8 @@ def test_links_lead_to_files(path):
 
 
 def flags_of_scripts() -> set[str]:
-    """The flags of the scripts that have no dataclass of flags: they give them to a parser as words.
-    The benchmarks' helper `arguments` makes one of each of its keywords."""
+    """The flags that scripts give to a parser as words, and those that the benchmarks' helper
+    `arguments` makes of its keywords."""
     flags = set()
     for path in [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
