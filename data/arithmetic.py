@@ -9,6 +9,7 @@ reducing a multiplication first (right), and reducing the leftmost operation fir
 small model can know all its facts and still choose badly: the room that RL has.
 """
 
+import argparse
 import hashlib
 import random
 import re
@@ -160,6 +161,8 @@ def _random_expression(rng: random.Random, terms: int) -> tuple[str | None, int]
 
 def main() -> None:
     """Writes the problem lists."""
+    parser = argparse.ArgumentParser(description="Writes the lists of train and test problems anew.")
+    parser.parse_args()
     for split, count in (("train", 4000), ("test", 1000)):
         rng = random.Random(split)
         # The keys of a dict: distinct, and in the order in which they came.
