@@ -161,8 +161,7 @@ def _random_expression(rng: random.Random, terms: int) -> tuple[str | None, int]
 
 def main() -> None:
     """Writes the problem lists."""
-    parser = argparse.ArgumentParser(description="Writes the lists of train and test problems anew.")
-    parser.parse_args()
+    argparse.ArgumentParser(description="Writes the problem lists anew.").parse_args()
     for split, count in (("train", 4000), ("test", 1000)):
         rng = random.Random(split)
         # The keys of a dict: distinct, and in the order in which they came.

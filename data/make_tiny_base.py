@@ -9,6 +9,7 @@ leftmost operation first 65 % of the time, one line in three is restated for not
 operation in 200 slips. Only the split "base" is read, which shares no problem with the others.
 """
 
+import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,7 @@ def train(model, tokenizer, updates: int, rate: float, drills: float, seed: int)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description="Trains the tiny base anew.").parse_args()
     output = Path(__file__).parent / "tiny_base"
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
