@@ -470,8 +470,8 @@ def _unit_vectors(text: str) -> str:
         return text
 
     def axis(match: re.Match) -> str:
-        surplus = match[0].count("}") - match[0].count("{")  # closes a group around it
-        return f"\\hat{{{match[1] or match[2]}}}" + "}" * max(surplus, 0)
+        surplus = match[0].count("}") - match[0].count("{")  # braces of a group around it
+        return "{" * -surplus + f"\\hat{{{match[1] or match[2]}}}" + "}" * surplus
 
     return _AXIS.sub(axis, text)
 
@@ -713,6 +713,11 @@ _REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _RUL
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
+def _trimmed(text: str) -> str:
+    """Without spaces and a period at the ends: many rules look at the first or last character."""
+    return re.sub(r"(?<!\.)\.$", "", text.strip())
+
+
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """One spelling for what Unicode, HTML and LaTeX spell in many ways; the value stays as it
@@ -723,7 +728,7 @@ def clean(text: str) -> str:
     text = _without_html(text)
     if not text.isascii():
         text = _ascii(text)
-    text = _unit_vectors(text.strip())
+    text = _unit_vectors(_trimmed(text))
     for pattern, replacement in _FIRST:
         text = pattern.sub(replacement, text)
     if "\\" in text:
@@ -734,6 +739,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<!\\)sqrt ?\(", r"\\sqrt(", text)
     if "sqrt(" in text:
         text = _with_braces(text)
+    text = _trimmed(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _open_brackets(text.strip())

@@ -1,4 +1,4 @@
-"""reward.py: what counts as an answer, hostile text, and workers that die."""
+"""reward.py: gold answers of the real problem sets, and hostile text."""
 
 import json
 import random
@@ -7,63 +7,14 @@ import time
 
 import pytest
 from conftest import REAL_DATA
-from reward_cases import CASES, COMPLETIONS, EXTRACTIONS, HEDGES, MISSED
-from reward_kinds import BOXES, KINDS, STATED
 
-from reward import Grader, extract_answer, grade
-
-
-@pytest.mark.parametrize("rule", CASES)
-def test_rule(rule):
-    failed = [
-        case for case in CASES[rule] if grade(rf"So \boxed{{{case[0]}}}.", case[1]) is not case[2]
-    ]
-    assert not failed
-
-
-def test_completions():
-    assert [case for case in COMPLETIONS if grade(case[0], case[1]) is not case[2]] == []
+from reward import Grader
 
 
 @pytest.fixture(scope="module")
 def grader():
     with Grader(timeout=20.0) as grader:
         yield grader
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_kind(kind, grader):
-    grades = grader.grade_batch(
-        [rf"So $\boxed{{{case[0]}}}$." for case in KINDS[kind]], [case[1] for case in KINDS[kind]]
-    )
-    assert [case for case, right in zip(KINDS[kind], grades) if bool(right) is not case[2]] == []
-
-
-@pytest.mark.parametrize("table", [BOXES, STATED])
-def test_which_answer_is_meant(table, grader):
-    grades = grader.grade_batch([case[0] for case in table], [case[1] for case in table])
-    assert [case for case, right in zip(table, grades) if bool(right) is not case[2]] == []
-
-
-@pytest.mark.parametrize("completion, answer", EXTRACTIONS)
-def test_extraction(completion, answer):
-    assert extract_answer(completion) == answer
-
-
-@pytest.mark.parametrize("completion", HEDGES)
-def test_hedges_are_wrong(completion):
-    assert not grade(completion, "5")
-    assert not grade(completion, "6")
-
-
-def test_boxes_side_by_side_answer_a_gold_list():
-    assert grade(r"\boxed{1} and \boxed{-2}", "1,-2")
-    assert grade(r"\boxed{\frac{1}{2}} or \boxed{0.5}", "0.5")
-
-
-def test_known_misses_are_still_missed():
-    """A miss that is mended belongs into CASES."""
-    assert [case for case in MISSED if grade(rf"So \boxed{{{case[0]}}}.", case[1])] == []
 
 
 def respelled(gold: str) -> list[str]:
