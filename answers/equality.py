@@ -9,7 +9,8 @@ for plain expressions it is an eval."""
 import re
 from fractions import Fraction
 
-from answers.latex import MAX_ANSWER, balanced, clean
+from answers.commands import balanced
+from answers.latex import MAX_ANSWER, clean
 from answers.units import flat, is_bare_unit, read_noun, read_unit, same_unit
 
 _DECIMAL = r"(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})"

@@ -36,6 +36,7 @@ class _Box(NamedTuple):
 
 # A box with or without a brace, any other command, or a brace.
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?|\\.|[{}]", re.DOTALL)
+_IS_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)")
 _BARE_CONTENT = re.compile(r"[-+]?[\d.][^\s$]*|\\[a-zA-Z][^\s$]*")  # \boxed 5
 
 # Stands before a box that is denied: "not \boxed{4}", "the answer is not: \boxed{4}", "x \ne
@@ -101,9 +102,8 @@ def _boxes(text: str) -> tuple[list[_Box], bool]:
             holds_a_box = opened and boxes and boxes[-1].start > opened[0]
             if opened and not holds_a_box:
                 boxes.append(_Box(opened[0], token.end(), text[opened[1] : token.start()]))
-        elif token[0].lstrip("\\")[:4] in ("boxe", "fbox"):
-            if bare := _BARE_CONTENT.match(text, token.end()):
-                boxes.append(_Box(token.start(), bare.end(), bare[0].rstrip(".,;")))
+        elif _IS_BOX.match(token[0]) and (bare := _BARE_CONTENT.match(text, token.end())):
+            boxes.append(_Box(token.start(), bare.end(), bare[0].rstrip(".,;")))
     last_closed = boxes[-1].start if boxes else -1
     return boxes, last_opened > last_closed
 
@@ -118,12 +118,12 @@ def _side_by_side(between: str) -> bool:
 
 def _last_group(text: str, boxes: list[_Box]) -> list[_Box]:
     """The last box, with those that are side by side with it."""
-    group = [boxes[-1]]
+    backwards = [boxes[-1]]
     for box in reversed(boxes[:-1]):
-        if not _side_by_side(text[box.end : group[0].start]):
+        if not _side_by_side(text[box.end : backwards[-1].start]):
             break
-        group.insert(0, box)
-    return group
+        backwards.append(box)
+    return backwards[::-1]
 
 
 def _named_contents(text: str, group: list[_Box]) -> list[str]:
@@ -189,7 +189,8 @@ _REMARK = re.compile(
     r"""(?x) (?:
         \. (?= \s+[A-Z$\\] | [A-Z][a-z] | \s*$ | \s+(?:the|so|this|that|hence|thus|therefore)\b )
       | [,;]?\s+ \(?
-        (?: or\ (?:so|thereabouts|something\ (?:like\ that|similar|close)|about\ that|around\ there) | give\ or\ take | more\ or\ less
+        (?: or\ (?:so|thereabouts|about\ that|around\ there|something\ (?:like\ that|similar|close))
+          | give\ or\ take | more\ or\ less
           | see | because | since | which | so | as | not | I | hopefully | after | where | but
           | and\ (?:we|that|this|it|the|so|I)
           | if\ (?:I|we|you|my) | assuming | according\ to | due\ to | thanks\ to
@@ -204,8 +205,8 @@ _REMARK = re.compile(
 # A statement that begins with a value: "3.5 m", "$x$", "(2, 3)", "about 7", "x = 2", "B", "Evelyn".
 _VALUE = re.compile(
     r"""(?x) [\s*_`]*
-    (?: (?i:the|an?|about|approximately|approx\.?|roughly|around|nearly|almost|point|interval|line|set
-        |number|value|fraction|integer|ratio|pair|vector|option|choice|letter)\s+ ){0,3}
+    (?: (?i:the|an?|about|approximately|approx\.?|roughly|around|nearly|almost|point|interval
+        |line|set|number|value|fraction|integer|ratio|pair|vector|option|choice|letter)\s+ ){0,3}
     [-+±−√]? \s?
     (?: \d | \.\d | [$\\€£¥√π∞]
       | [(\[{] \s? [-+]? (?: \d | [\\$] | [A-Za-z](?![a-z]) )
@@ -260,8 +261,10 @@ def _carries_value(answer: str) -> bool:
 def _stated_answer(text: str) -> str | None:
     """The last statement that carries a value, or else the last one that is not vague.
 
-    >>> _stated_answer("The answer is 3.5 m. So the answer is clear."), _stated_answer("The answer is gray.")
-    ('3.5 m', 'gray')
+    >>> _stated_answer("The answer is 3.5 m. So the answer is clear.")
+    '3.5 m'
+    >>> _stated_answer("The answer is gray.")
+    'gray'
     """
     asserted = [match for match in _STATEMENT.finditer(text) if match["denied"] is None][-20:]
     statements = [(match, _statement(text, match)) for match in asserted]
@@ -295,9 +298,14 @@ def _statement(text: str, said: re.Match) -> str | None:
 def extract_answer(completion: str) -> str | None:
     r"""The answer that a completion commits to, as LaTeX, or None.
 
-    >>> extract_answer(r"So \boxed{4}. Wait, I forgot one: \boxed{5}."), extract_answer(r"<think>\boxed{3}")
-    ('5', None)
-    >>> extract_answer(r"\boxed{1} or \boxed{2}")  # one answer with two alternatives: right only for such a gold
+    >>> extract_answer(r"So \boxed{4}. Wait, I forgot one: \boxed{5}.")
+    '5'
+    >>> extract_answer(r"<think>\boxed{3}") is None
+    True
+
+    Two alternatives are one answer, which is right only for such a gold answer:
+
+    >>> extract_answer(r"\boxed{1} or \boxed{2}")
     '1 \\text{ or } 2'
     """
     text = _without_thinking(completion)

@@ -17,6 +17,7 @@ import pytest
 
 from answers.equality import BadGold, Undecided, equal
 from answers.extract import extract_answer
+from answers.latex import FIRST_REWRITES, LAST_REWRITES, clean
 from reward import grade
 
 TABLE = Path(__file__).with_name("decisions.tsv")
@@ -56,6 +57,21 @@ def test_the_table_is_whole():
     assert {form for form, _ in CASES} == {"box", "completion", "extract"}
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     assert len(set(lines)) == len(lines)
+
+
+# --- Rewrites ---
+
+REWRITES = FIRST_REWRITES + LAST_REWRITES
+
+
+@pytest.mark.parametrize("rewrite", REWRITES, ids=[rewrite.name for rewrite in REWRITES])
+def test_example_of_a_rewrite(rewrite):
+    assert rewrite(rewrite.before) == rewrite.after != rewrite.before
+    assert clean(rewrite.before) == clean(rewrite.after)
+
+
+def test_rewrites_have_names_of_their_own():
+    assert len({rewrite.name for rewrite in REWRITES}) == len(REWRITES)
 
 
 # --- What may not change a verdict ---
