@@ -6,15 +6,36 @@ cm^3); values are never converted. A plain noun in the plural ("apples") is drop
 word that may change the value is not."""
 
 import re
+from collections import Counter
 from fractions import Fraction
+from typing import NamedTuple
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Spellings | size | what it measures. Where there is a "/", spellings before it are symbols that take k, m, .. as
-# prefixes, and those after it are words that take kilo, milli, ..
+class Unit(NamedTuple):
+    """A size, and powers of what it measures: km/h is 1000/3600 of (("m", 1), ("s", -1))."""
+
+    size: Fraction
+    powers: tuple[tuple[str, int], ...]
+
+
+class Noun(NamedTuple):
+    """The words of a plain noun, in the singular; none for "in total"."""
+
+    words: frozenset[str]
+
+
+PERCENT = Unit(Fraction(1, 100), (("percent", 1),))
+
+
+# --- The table of units ---
+
+# Spellings | size | what it measures. Where there is a "/", spellings before it are symbols that
+# take k, m, ... as prefixes, and those after it are words that take kilo, milli, ...
+# A "pound" in words may be a weight or money, while lb is a weight and £ is money: see same_unit.
 _TABLE = r"""
 m / meter metre | 1 | m
 g gm / gram gramme | 1/1000 | kg
@@ -77,12 +98,13 @@ pt pint pts | 1/8 | gallon
 cup | 1/16 | gallon
 tbsp tablespoon | 1/256 | gallon
 tsp teaspoon | 1/768 | gallon
-lb pound lbs £ | 1 | pound
-oz ounce | 1/16 | pound
+lb lbs | 1 | lb
+pound | 1 | pound
+oz ounce | 1/16 | lb
 floz | 1/128 | gallon
-ton tons | 2000 | pound
+ton tons | 2000 | lb
 tonne | 1000 | kg
-stone | 14 | pound
+stone | 14 | lb
 amu Da dalton | 1 | dalton
 mph | 1609344/3600000 | m s-1
 kph kmh kmph | 1000/3600 | m s-1
@@ -108,20 +130,21 @@ yuan RMB CNY | 1 | yuan
 ruble rouble ₽ | 1 | ruble
 peso | 1 | peso
 franc CHF | 1 | franc
-GBP | 1 | pound
+GBP £ | 1 | sterling
 unit units | 1 | unit
 """
+
 _PREFIXES = {
-    "k": 3,
-    "M": 6,
-    "G": 9,
     "T": 12,
+    "G": 9,
+    "M": 6,
+    "k": 3,
     "h": 2,
     "d": -1,
     "c": -2,
     "m": -3,
-    "μ": -6,
-    "µ": -6,
+    "μ": -6,  # a Greek letter
+    "µ": -6,  # and the sign for micro
     "\\mu": -6,
     "u": -6,
     "n": -9,
@@ -129,10 +152,10 @@ _PREFIXES = {
     "f": -15,
 }
 _PREFIX_WORDS = {
-    "kilo": 3,
-    "mega": 6,
-    "giga": 9,
     "tera": 12,
+    "giga": 9,
+    "mega": 6,
+    "kilo": 3,
     "hecto": 2,
     "deci": -1,
     "centi": -2,
@@ -142,64 +165,44 @@ _PREFIX_WORDS = {
     "pico": -12,
     "femto": -15,
 }
-# Without \text, two letters may be two variables: only these are units, and words of three letters
-# and more.
-_BARE = _words(
-    "cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm"
-)
-
-_Size = tuple[Fraction, tuple[tuple[str, int], ...]]
+# Spelled in other cases, these are no units of their own: KM, Kg.
+_ANY_CASE = _words("cm mm km kg ml ft in lb mi hr oz yd mph min sec")
 
 
-def _read_table() -> tuple[dict[str, _Size], dict[str, _Size]]:
-    """Size and dimensions of every symbol, and of every word (in small letters)."""
-    symbols, words = {}, {}
+def _read_table() -> tuple[dict[str, Unit], dict[str, Unit]]:
+    """Every symbol as it is spelled, and every word in small letters."""
+    symbols: dict[str, Unit] = {}
+    words: dict[str, Unit] = {}
     for line in _TABLE.strip().splitlines():
         spellings, size, measure = (part.strip() for part in line.split("|"))
-        dimensions = tuple(
-            sorted((m[1], int(m[2] or 1)) for m in re.finditer(r"([a-zA-Z]+)(-?\d)?", measure))
-        )
-        names, slash, long_names = spellings.partition("/")
-        value = Fraction(size)
-        for name in names.split() + long_names.split():
-            symbols[name] = value, dimensions
+        powers = re.findall(r"([a-zA-Z]+)(-?\d)?", measure)
+        unit = Unit(Fraction(size), tuple(sorted((name, int(n or 1)) for name, n in powers)))
+        short_names, has_prefixes, long_names = spellings.partition("/")
+
+        for name in short_names.split() + long_names.split():
+            symbols[name] = unit
             if len(name) > 2 and name.islower():
-                words[name] = value, dimensions
-        if slash:
-            for prefix, exponent in _PREFIXES.items():
-                for name in names.split():
-                    symbols.setdefault(
-                        prefix + name, (value * Fraction(10) ** exponent, dimensions)
-                    )
-            for prefix, exponent in _PREFIX_WORDS.items():
-                for name in long_names.split():
-                    words[prefix + name] = value * Fraction(10) ** exponent, dimensions
-    for name in (
-        "cm",
-        "mm",
-        "km",
-        "kg",
-        "ml",
-        "ft",
-        "in",
-        "lb",
-        "mi",
-        "hr",
-        "oz",
-        "yd",
-        "mph",
-        "min",
-        "sec",
-    ):
-        for spelling in (name.upper(), name.capitalize()):  # KM, Kg: no unit of their own
-            symbols.setdefault(spelling, symbols[name])
+                words[name] = unit
+        if not has_prefixes:
+            continue
+        for prefix, exponent in _PREFIXES.items():
+            prefixed = Unit(unit.size * Fraction(10) ** exponent, unit.powers)
+            for name in short_names.split():
+                symbols.setdefault(prefix + name, prefixed)
+        for prefix, exponent in _PREFIX_WORDS.items():
+            prefixed = Unit(unit.size * Fraction(10) ** exponent, unit.powers)
+            for name in long_names.split():
+                words[prefix + name] = prefixed
+    for name in _ANY_CASE:
+        symbols.setdefault(name.upper(), symbols[name])
+        symbols.setdefault(name.capitalize(), symbols[name])
     return symbols, words
 
 
 _SYMBOLS, _WORDS = _read_table()
 
 
-def _lookup(word: str) -> _Size | None:
+def _lookup(word: str) -> Unit | None:
     """One unit: a symbol as it is spelled, or a word in the singular or the plural."""
     if word in _SYMBOLS:
         return _SYMBOLS[word]
@@ -210,8 +213,15 @@ def _lookup(word: str) -> _Size | None:
     return None
 
 
+# --- Reading a unit ---
+
+
 def flat(text: str) -> str:
-    r"""Text and mathematics in one line: `\text{ m} \cdot \text{s}^{-1}` is "m * s ^-1"."""
+    r"""Text and mathematics in one line.
+
+    >>> flat(r"\text{ m} \cdot \text{s}^{-1}")
+    'm * s ^-1'
+    """
     text = re.sub(r"\\(?:text|mathrm) ?\{", "{ ", text)
     for _ in range(4):  # fractions in fractions
         text = re.sub(r"\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}", r" (\1)/(\2) ", text)
@@ -223,81 +233,119 @@ def flat(text: str) -> str:
     return " ".join(re.sub(r"[~{}]|\\[,;:! ]", " ", text).split())
 
 
+_ADJECTIVES_AFTER = _words(
+    "long wide tall high deep thick old away apart later earlier ago each total altogether only"
+    " left"
+)
+# One spelling for what units in words have many of. In order: the periods of "a.m." go first.
+_SPELLINGS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (rf" (?:{'|'.join(sorted(_ADJECTIVES_AFTER))})$", ""),  # 5 years old
+        (r"(?i)^([ap])(?:\. ?)?m\.?$", lambda match: f"{match[1].lower()}m"),  # 5 P.M.
+        (r"\b([ap])\. ?m\b\.?", r"\1m"),
+        (r"(?<=[a-zA-Z])\.(?![a-zA-Z])", ""),  # 5 sq. ft.
+        (r"(?<=[a-zA-Z])\.(?=[a-zA-Z])", " * "),  # kg.m
+        (r"(?i)\bdeg(?:rees?)? (?=celsius|fahrenheit|centigrade)", ""),
+        (r"(?i)\bdeg(?:rees?)? (?=[CF]$)", "°"),
+        (r"(?i)\b(?:fluid|fl) (?:ounces?|oz)", "floz"),
+        (r"\bper\b|\ba(?= (?:second|minute|hour|day|week|month|year)\b)", "/"),
+        (r"\b(?:U\.?S\.? |US )(?=dollars?\b)", ""),
+        (r"(?i)\bpounds? sterling\b", "GBP"),
+        (r"\\mu ?(?=[a-zA-Z])", "μ"),
+        (r"\\Omega", "Ω"),
+        (r"(?<![a-zA-Z])([kMGmμ]) (?=Ω)", r"\1"),
+        (r"(?i)\b(?:cu|cubic) ([a-z]+)", r"\1 ^3"),
+        (r"(?i)\b(?:sq|square) ([a-z]+)", r"\1 ^2"),
+        (r"(?i)(?<=[a-z]) cubed\b", " ^3"),
+        (r"(?i)(?<=[a-z]) squared\b", " ^2"),
+    )
+]
 _TOKEN = re.compile(
     r"\\[A-Za-z]+(?:_[CF])?|\^ ?-?\d+|[A-Za-zΩμµÅ°€£¥₹¢₽]+(?:-years?)?|\\\$|-?\d|[*/()]|\S"
 )
+_POWER = re.compile(r"\^ ?-?\d+|-?\d")
+_MOST_CHARACTERS = 80
 
 
-def read_unit(text: str) -> str | None:
-    r"""One name for a unit, or None where the text is not a unit.
+class _Product:
+    """The units read so far, multiplied."""
 
-    >>> read_unit(r"\text{ m s}^{-2}") == read_unit("m/s^2"), read_unit("square inches") == read_unit("in^2")
-    (True, True)
+    def __init__(self) -> None:
+        self.size = Fraction(1)
+        self.powers: Counter[str] = Counter()
+        self.factors = 0
+
+    def multiply(self, unit: Unit, exponent: int) -> None:
+        self.size *= unit.size**exponent
+        for name, power in unit.powers:
+            self.powers[name] += power * exponent
+
+    def unit(self) -> Unit:
+        return Unit(self.size, tuple(sorted((n, p) for n, p in self.powers.items() if p)))
+
+
+def read_unit(text: str) -> Unit | None:
+    r"""The unit that a text is as a whole, or None.
+
+    >>> read_unit(r"\text{ m s}^{-2}") == read_unit("m/s^2")
+    True
+    >>> read_unit("square inches") == read_unit("in^2")
+    True
     >>> read_unit("ninths"), read_unit("m!")
     (None, None)
     """
     text = flat(text)
-    if len(text) > 80:
+    if len(text) > _MOST_CHARACTERS:
         return None
-    text = re.sub(rf" (?:{'|'.join(_ADJECTIVES_AFTER)})$", "", text)  # 5 years old
-    text = re.sub(
-        r"\b([ap])\. ?m\b\.?",
-        r"\1m",
-        text.lower() if re.fullmatch(r"[AaPp]\.? ?[Mm]\.?", text) else text,
-    )
-    text = re.sub(
-        r"(?<=[a-zA-Z])\.(?=[a-zA-Z])", " * ", re.sub(r"(?<=[a-zA-Z])\.(?![a-zA-Z])", "", text)
-    )
-    text = re.sub(r"(?i)\bdeg(?:rees?)? (?=celsius|fahrenheit|centigrade)", "", text)
-    text = re.sub(r"(?i)\bdeg(?:rees?)? (?=[CF]$)", "°", text)
-    text = re.sub(r"(?i)\b(?:fluid|fl) (?:ounces?|oz)", "floz", text)
-    text = re.sub(r"\bper\b|\ba(?= (?:second|minute|hour|day|week|month|year)\b)", "/", text)
-    text = re.sub(r"\b(?:U\.?S\.? |US )(?=dollars?\b)", "", text)
-    text = re.sub(r"\\mu ?(?=[a-zA-Z])", "μ", text).replace("\\Omega", "Ω")
-    text = re.sub(r"(?<![a-zA-Z])([kMGmμ]) (?=Ω)", r"\1", text)
-    text = re.sub(
-        r"(?i)\b(?:sq|square) ([a-z]+)",
-        r"\1 ^2",
-        re.sub(r"(?i)\b(?:cu|cubic) ([a-z]+)", r"\1 ^3", text),
-    )
-    text = re.sub(
-        r"(?i)(?<=[a-z]) squared\b", " ^2", re.sub(r"(?i)(?<=[a-z]) cubed\b", " ^3", text)
-    )
-    size, powers = Fraction(1), {}
-    sign, group, last, factors = 1, [1], None, 0
-    for token in _TOKEN.findall(text.strip()):
+    for pattern, replacement in _SPELLINGS:
+        text = pattern.sub(replacement, text)
+    return _read_product(_TOKEN.findall(text.strip()))
+
+
+def _read_product(tokens: list[str]) -> Unit | None:
+    """A product of units in their order: kg m / (s^2 K)."""
+    product = _Product()
+    sign = 1  # of the next unit's exponent: -1 after a slash
+    group_signs = [1]  # of the brackets around it
+    last: tuple[Unit, int] | None = None  # the unit that a power would belong to, with its sign
+    for token in tokens:
         if token == "/":
-            sign, last = -1, None
+            sign = -1
+            last = None
         elif token == "*":
             last = None
         elif token == "(":
-            group.append(group[-1] * sign)
-            sign, last = 1, None
-        elif token == ")" and len(group) > 1:
-            group.pop()
-            sign, last = 1, None
-        elif re.fullmatch(r"\^ ?-?\d+|-?\d", token) and last:  # m^2, m2, s^-1
+            group_signs.append(group_signs[-1] * sign)
+            sign = 1
+            last = None
+        elif token == ")" and len(group_signs) > 1:
+            group_signs.pop()
+            sign = 1
+            last = None
+        elif last and _POWER.fullmatch(token):  # m^2, m2, s^-1
             power = int(token.lstrip("^ "))
             if not 0 < abs(power) < 10:
                 return None
-            (one_size, dimensions), direction = last
-            size *= one_size ** (direction * (power - 1))
-            for name, exponent in dimensions:
-                powers[name] += exponent * direction * (power - 1)
+            product.multiply(last[0], last[1] * (power - 1))
             last = None
-        elif (unit := _lookup(token)) is not None:
-            direction = group[-1] * sign
-            size *= unit[0] ** direction
-            for name, exponent in unit[1]:
-                powers[name] = powers.get(name, 0) + exponent * direction
-            last, sign, factors = (unit, direction), 1, factors + 1
-        elif not (token == "1" and not factors):  # 1/s
+        elif unit := _lookup(token):
+            last = (unit, group_signs[-1] * sign)
+            product.multiply(*last)
+            product.factors += 1
+            sign = 1
+        elif token != "1" or product.factors:  # 1/s
             return None
-    if not factors or len(group) > 1 or sign < 0:
-        return None
-    return f"{size} " + " ".join(
-        f"{name}^{power}" for name, power in sorted(powers.items()) if power
-    )
+    is_whole = product.factors and len(group_signs) == 1 and sign == 1
+    return product.unit() if is_whole else None
+
+
+# Without \text, two letters may be two variables: only these are units, and words of three letters
+# and more.
+_TWO_LETTERS = _words(
+    "cm mm km kg mg ml mL ft in yd mi hr lb oz Hz kHz MHz MPa kPa kN kJ kW kV Pa eV keV MeV Wb nm"
+)
+_BETWEEN_UNITS = _words("per square sq cubic cu squared cubed fl fluid a")
 
 
 def is_bare_unit(text: str, single_letters: bool) -> bool:
@@ -306,116 +354,134 @@ def is_bare_unit(text: str, single_letters: bool) -> bool:
 
     A single letter counts only in a quotient (m/s), or where the caller knows that it is no
     variable."""
-    words = re.findall(r"[A-Za-z]+", re.sub(r"[kMGmμ]? ?\\Omega|\\[a-zA-Z]+", "", text))
-    known = [word in _BARE or (len(word) > 2 and _lookup(word) is not None) for word in words]
-    filler = {"per", "square", "sq", "cubic", "cu", "squared", "cubed", "fl", "fluid", "a"}
-    rest = [word for word, good in zip(words, known) if not good and word.lower() not in filler]
-    return not rest or (
-        (single_letters or "/" in text or "^-" in text) and all(len(word) == 1 for word in rest)
-    )
-
-
-def same_unit(one: str, other: str) -> bool:
-    """Whether two names of units or nouns agree: a plain degree may be Celsius; "red balls" are
-    balls."""
-    if one == other or (
-        "1 degree^1" in (one, other) and re.match("1 (?:celsius|fahrenheit|degree)", one + other)
-    ):
-        return one == other or {one, other} <= {"1 degree^1", "1 celsius^1", "1 fahrenheit^1"}
-    if one[:1].isdigit() or other[:1].isdigit():
-        return False
-    few, many = sorted((set(one.split()), set(other.split())), key=len)
-    return few <= many
+    unread = []
+    for word in re.findall(r"[A-Za-z]+", re.sub(r"[kMGmμ]? ?\\Omega|\\[a-zA-Z]+", "", text)):
+        is_unit = word in _TWO_LETTERS or (len(word) > 2 and _lookup(word))
+        if not is_unit and word.lower() not in _BETWEEN_UNITS:
+            unread.append(word)
+    if not unread:
+        return True
+    are_units = single_letters or "/" in text or "^-" in text
+    return are_units and all(len(word) == 1 for word in unread)
 
 
 # --- Nouns ---
 
 # Words that make another value of the number before them, or another answer: never dropped.
 _CHANGES_VALUE = _words("""
-above add added adds among and another anything are as at backwards bar base bases because below between billion
-billions both but by choose chooses chosen complex conjugate conjugates cos cosine cosines could couple couples crore
-crores cube cubed debt debts decimal decimals decreased deficit deficits digit divide divided divides double doubled
-doubles down dozen dozens e eight eighteen eighties eights eighty either eleven elevens else equal equals equivalent
-except excepting excludes excluding exponent exponential exponents factorial factorials false fewer fifteen fifties
-fifty first five fives fold forties forty four fours fourteen fraction greater gross guess guesses half halves hence
-hundred hundreds if imaginaries imaginary incorrect increased infinite infinities infinity inverse inverses is kth
-lakh lakhs last least less lesser log logarithm logarithms logs loss losses lots maxima may maybe might million
-millions minima minus minuses mod modulo modulus more most multiplied multiplies multiply negated negation negative
-negatives neither never nine nines nineteen nineties ninety no non none nor not nth odds once one ones opposite
-opposites or other others otherwise over overline percent percentage percentages percentile percents perhaps permil
-permille permute permutes pi pick picks plus pluses plusminus point positive positives possibly power powers ppb ppm
-primorial primorials probably promille quadrillion quadruple quadrupled quarter quarters quotient radical radicals
-raised ratio reciprocal reciprocals recurring recurs reduced remainder repeated repeating repeats reversed root score
-scores seven sevens seventeen seventies seventy short shortage should sin since sine sines six sixes sixteen sixties
-sixty so something sqrt square squared subfactorial subfactorials subtract subtracted subtracts tan tangent tangents
-tau ten tens than third thirds thirteen thirties thirty thousand thousands three threes thrice thus time times
-trillion trillions triple tripled triples twelve twelves twenties twenty twice two twos undefined under unknown unless
+above add added adds among and another anything are as at backwards bar base bases because below
+between billion billions both but by choose chooses chosen complex conjugate conjugates cos cosine
+cosines could couple couples crore crores cube cubed debt debts decimal decimals decreased deficit
+deficits digit divide divided divides double doubled doubles down dozen dozens e eight eighteen
+eighties eights eighty either eleven elevens else equal equals equivalent except excepting
+excludes excluding exponent exponential exponents factorial factorials false fewer fifteen fifties
+fifty first five fives fold forties forty four fours fourteen fraction greater gross guess guesses
+half halves hence hundred hundreds if imaginaries imaginary incorrect increased infinite
+infinities infinity inverse inverses is kth lakh lakhs last least less lesser log logarithm
+logarithms logs loss losses lots maxima may maybe might million millions minima minus minuses mod
+modulo modulus more most multiplied multiplies multiply negated negation negative negatives
+neither never nine nines nineteen nineties ninety no non none nor not nth odds once one ones
+opposite opposites or other others otherwise over overline percent percentage percentages
+percentile percents perhaps permil permille permute permutes pi pick picks plus pluses plusminus
+point positive positives possibly power powers ppb ppm primorial primorials probably promille
+quadrillion quadruple quadrupled quarter quarters quotient radical radicals raised ratio
+reciprocal reciprocals recurring recurs reduced remainder repeated repeating repeats reversed root
+score scores seven sevens seventeen seventies seventy short shortage should sin since sine sines
+six sixes sixteen sixties sixty so something sqrt square squared subfactorial subfactorials
+subtract subtracted subtracts tan tangent tangents tau ten tens than third thirds thirteen
+thirties thirty thousand thousands three threes thrice thus time times trillion trillions triple
+tripled triples twelve twelves twenties twenty twice two twos undefined under unknown unless
 unsure up versus vs was when whenever while within without would wrong zero zeroes zeros
 """)
 _ORDINAL = re.compile(
-    r"(?:fif|six|seven|eigh|nin|ten|eleven|twelf|(?:thir|four|fif|six|seven|eigh|nine)teen|"
-    r"(?:twen|thir|for|fif|six|seven|eigh|nine)tie|four|hundred|thousand|(?:m|b|tr)illion)ths?|\w+fold"
+    r"(?:fif|six|seven|eigh|nin|ten|eleven|twelf|(?:thir|four|fif|six|seven|eigh|nine)teen"
+    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)tie|four|hundred|thousand|(?:m|b|tr)illion)ths?"
+    r"|\w+fold"
 )
 # Before a plain noun these are harmless: "3 positive integers".
-_ADJECTIVES = {
-    "positive",
-    "negative",
-    "complex",
-    "imaginary",
-    "odd",
-    "square",
-    "infinite",
-    "equal",
-    "more",
-    "other",
-}
+_ADJECTIVES = _words("positive negative complex imaginary odd square infinite equal more other")
 _PLURALS = _words("""
-aircraft alumni axes bacteria bread cattle children criteria data deer dice feet fish foci formulae fruit furniture
-geese hair homework indices loci matrices men mice money oxen people phenomena police radii rice salmon series sheep
-shrimp spacecraft species squid staff teeth trout vertices women
+aircraft alumni axes bacteria bread cattle children criteria data deer dice feet fish foci
+formulae fruit furniture geese hair homework indices loci matrices men mice money oxen people
+phenomena police radii rice salmon series sheep shrimp spacecraft species squid staff teeth trout
+vertices women
 """)
-_ADJECTIVES_AFTER = _words(
-    "long wide tall high deep thick old away apart later earlier ago each total altogether only left"
-)
 _SMALL_WORDS = _words(
-    "of the a an in on per for to from with that who which her his their our its them this these those"
+    "of the a an in on per for to from with that who which her his their our its them this these"
+    " those"
 )
+_ADVERB = re.compile(r"(?i)(?:in (?:total|all)|each|only|altogether|exactly)")
+_NO_WORDS = Noun(frozenset())
 
 
-def read_noun(text: str, value: Fraction | None) -> str | None:
-    r"""The words of a plain noun phrase after a number, in the singular, or None where a word may
-    change the value.
+def _changes_value(word: str) -> bool:
+    is_letter = len(word) == 1 and word != "a"
+    return bool(word in _CHANGES_VALUE or _ORDINAL.fullmatch(word) or is_letter)
 
-    >>> read_noun("red balls", Fraction(4)), read_noun("ways to sit", Fraction(4)), read_noun("ninths", Fraction(4))
-    ('ball red', 'way', None)
+
+def _is_plural(word: str) -> bool:
+    if word in _PLURALS:
+        return True
+    return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
+
+
+def read_noun(text: str, value: Fraction | None) -> Noun | None:
+    r"""A plain noun phrase after a number, or None where a word may change the value.
+
+    >>> sorted(read_noun("red balls", Fraction(4)).words)
+    ['ball', 'red']
+    >>> sorted(read_noun("ways to sit", Fraction(4)).words)
+    ['way']
+    >>> read_noun("ninths", Fraction(4)) is None
+    True
     """
     text = flat(text).strip(" .")
-    if re.fullmatch(r"(?i)(?:in (?:total|all)|each|only|altogether|exactly)", text):
-        return ""
+    if _ADVERB.fullmatch(text):
+        return _NO_WORDS
     if len(text) > 120 or not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", text):
         return None
     words = text.lower().replace("-", " ").replace("'", "").split()
+    if not words:
+        return None
     words = [word for word in words[:-1] if word not in _ADJECTIVES] + words[-1:]
-    if (
-        not words
-        or words[-1] in _SMALL_WORDS
-        or any(
-            word in _CHANGES_VALUE or _ORDINAL.fullmatch(word) or (len(word) == 1 and word != "a")
-            for word in words
-        )
-    ):
+    if words[-1] in _SMALL_WORDS or any(map(_changes_value, words)):
         return None
     if words[0] == "of" and value is not None and abs(value) < 1:
-        return ""  # 2/3 of the total
-    stop = next((i for i, word in enumerate(words) if word in _SMALL_WORDS), len(words))
-    head = [word for word in words[:stop] if word not in _ADJECTIVES_AFTER]
-    if not head:
+        return _NO_WORDS  # 2/3 of the total
+
+    # The noun ends before the first small word: "ways" of "ways to sit".
+    end = next((i for i, word in enumerate(words) if word in _SMALL_WORDS), len(words))
+    phrase = [word for word in words[:end] if word not in _ADJECTIVES_AFTER]
+    if not phrase:
         return None
-    last = head[-1]
-    plural = last in _PLURALS or (
-        len(last) > 3 and last.endswith("s") and not re.search(r"(?:ss|us|is)$", last)
-    )
     one_or_less = value is not None and abs(value) <= 1
-    if not plural and not (one_or_less and len(last) > 2):
+    if not _is_plural(phrase[-1]) and not (one_or_less and len(phrase[-1]) > 2):
         return None
-    return " ".join(sorted({word.removesuffix("s") if len(word) > 3 else word for word in head}))
+    return Noun(frozenset(word.removesuffix("s") if len(word) > 3 else word for word in phrase))
+
+
+# --- Comparing ---
+
+_DEGREES = {Unit(Fraction(1), ((name, 1),)) for name in ("degree", "celsius", "fahrenheit")}
+_DEGREE = Unit(Fraction(1), (("degree", 1),))
+
+
+def _with_pounds(unit: Unit, kind: str) -> Unit:
+    """The unit with its pounds read as a weight (lb) or as money (sterling)."""
+    powers: Counter[str] = Counter()
+    for name, power in unit.powers:
+        powers[kind if name == "pound" else name] += power
+    return Unit(unit.size, tuple(sorted((name, power) for name, power in powers.items() if power)))
+
+
+def same_unit(one: Unit | Noun, other: Unit | Noun) -> bool:
+    """Whether two units or nouns agree.
+
+    A plain degree may be Celsius, a pound in words may be lb or £, and "red balls" are balls."""
+    if isinstance(one, Noun) and isinstance(other, Noun):
+        return one.words <= other.words or other.words <= one.words
+    if isinstance(one, Noun) or isinstance(other, Noun):
+        return False
+    if one == other or (_DEGREE in (one, other) and {one, other} <= _DEGREES):
+        return True
+    return any(_with_pounds(one, kind) == _with_pounds(other, kind) for kind in ("lb", "sterling"))
