@@ -73,6 +73,8 @@ def _equal(answer_text: str, gold_text: str, by_value: bool) -> bool:
     gold = parse(gold_text)
     if answer.remark and gold.remark and answer.remark != gold.remark:
         return False
+    if answer.name and gold.name and answer.name != gold.name:
+        return False
     if answer.letters and gold.letters:
         return answer.letters == gold.letters
     if _is_denied(answer.text, gold.text):
@@ -185,9 +187,11 @@ def _compare_regions(answer: Answer, gold: Answer, by_value: bool) -> bool:
     if RELATION.search(answer.text) and RELATION.search(gold.text):  # 2x > 6
         return _same_by_value(answer.text, gold.text, by_value)
     if isinstance(answer.kind, Region):
-        return _equal(answer.kind.interval, gold.text, by_value)
-    is_interval = isinstance(answer.kind, Entries)
-    return is_interval and _equal(answer.text, gold.kind.interval, by_value)
+        same_name = gold.name in ("", answer.kind.variable)
+        return same_name and _equal(answer.kind.interval, gold.text, by_value)
+    if not isinstance(answer.kind, Entries) or answer.name not in ("", gold.kind.variable):
+        return False
+    return _equal(answer.text, gold.kind.interval, by_value)
 
 
 # --- Tuples, intervals and matrices ---
@@ -202,10 +206,10 @@ def _compare_entries(answer: Answer, gold: Answer, by_value: bool) -> bool:
         if said.names and expected.names:
             return _same_named_entries(said, expected, by_value)
         return said.shape == expected.shape and _all_equal(said.cells, expected.cells, by_value)
-    entries = said if isinstance(said, Entries) else expected
-    if entries.label:  # C(6, 2), a number
-        return _compare_equations(answer, gold, by_value)
-    return False
+    is_named = isinstance(said, Equation) or isinstance(expected, Equation)  # Range = [0, 1)
+    entries, text = (said, answer.text) if isinstance(said, Entries) else (expected, gold.text)
+    may_be_number = entries.label and "=" not in text  # C(6, 2)
+    return bool(is_named or may_be_number) and _compare_equations(answer, gold, by_value)
 
 
 def _same_named_entries(said: Entries, expected: Entries, by_value: bool) -> bool:
@@ -237,10 +241,18 @@ def _compare_equations(answer: Answer, gold: Answer, by_value: bool) -> bool:
         return _results_are(sides, gold_sides[-1], by_value)
     if _key(sides[0]) == _key(gold_sides[0]):
         return all(_equal(side, gold_sides[-1], by_value) for side in _results(sides))
-    other_name = LETTER.fullmatch(sides[0]) and LETTER.fullmatch(gold_sides[0])
-    if other_name and read_number(gold_sides[1]) is not None:  # y = 5 is not x = 5
+    if _is_value_of(sides) and _is_value_of(gold_sides):  # y = 5 is not x = 5
         return False
-    return _same_by_value(answer.text, gold.text, by_value)
+    return _same_by_value(" = ".join(sides), " = ".join(gold_sides), by_value)
+
+
+_VALUE_NAME = re.compile(r"[a-zA-Z]+\([^a-z]*\)")  # f(2)
+
+
+def _is_value_of(sides: list[str]) -> bool:
+    """Whether an equation gives a value to one letter, or to a function at one place."""
+    is_name = LETTER.fullmatch(sides[0]) or _VALUE_NAME.fullmatch(sides[0])
+    return bool(is_name) and is_constant(sides[-1])
 
 
 def _results(sides: list[str]) -> list[str]:

@@ -24,7 +24,6 @@ class Collection(NamedTuple):
     """Values in any order."""
 
     members: list[str]  # "x = 1", "x = 2"
-    in_braces: bool
     name: str  # "x", if all members have this one name, or the first alone
     values: list[str]  # "1", "2": the members without that name
 
@@ -60,6 +59,7 @@ class Answer(NamedTuple):
     text: str  # without its remark
     remark: str  # what is said on a parameter: "Z" for k \in \mathbb{Z}
     letters: tuple[str, ...]  # A and C of "A, C" or "AC", where it may be a choice of several
+    name: str  # x of x \in (1, 2); an equation keeps its name as its first side
     kind: Kind
 
 
@@ -399,9 +399,9 @@ def _collection(text: str) -> Collection | None:
     name, values = _one_name(text)
     members, in_braces = _members(text)
     if name:
-        return Collection(members, in_braces, name, values)
+        return Collection(members, name, values)
     if len(members) > 1 or in_braces:
-        return Collection(members, in_braces, "", members)
+        return Collection(members, "", members)
     return None
 
 
@@ -642,15 +642,17 @@ def parse(text: str) -> Answer:
     """The kind of a cleaned answer, and its parts."""
     text, remark = _split_remark(text)
     letters = _choice_letters(text)
+    name = ""
     kind = _structure(text)
-    if kind is None and (name := _STRUCTURE_NAME.match(text)):  # x \in (1, 2)
-        unnamed = text[name.end() :]
+    if kind is None and (named := _STRUCTURE_NAME.match(text)):  # x \in (1, 2)
+        unnamed = text[named.end() :]
         kind = _structure(unnamed)
-        if kind or "\\in" in name[0]:
+        if kind or "\\in" in named[0]:
             text = unnamed
+            name = re.sub(r"\\in(?![a-z])|[= ]", "", named[0])
     if kind is None:
         sides = _exact_sides(text)
-        if len(sides) == 1:
+        if len(sides) == 1 and "\\approx" in text:
             text = sides[0]
         kind = Equation(sides) if len(sides) > 1 else Single()
-    return Answer(text, remark, letters, kind)
+    return Answer(text, remark, letters, name, kind)
