@@ -236,7 +236,7 @@ _STRUCTURE_NAME = re.compile(
 )
 _POINT = re.compile(r"([A-Z]'*(?:_\{?\d\}?)?) ?=? ?(?=\([^()]*[,;][^()]*\)$)")  # P(2, 3)
 _GREEK_ORDER = re.findall(
-    r"\w+", "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu"
+    "[a-z]+", "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu"
 )
 _NAMED = re.compile(r"\\?([a-zA-Z]|(?<=\\)[a-z]+)((?:_\{?\d+\}?)?) ?= ?([^=]+)")
 
@@ -518,11 +518,12 @@ def is_constant(side: str) -> bool:
 
 
 def _exact_sides(text: str) -> list[str]:
-    r"""The sides of an equation. What follows a constant and \approx is left out, since the
-    constant is exact: x = \sqrt{2} \approx 1.41. But x \approx 1.41 has nothing better."""
+    r"""The sides of an equation. What follows \approx is left out where an exact value stands
+    before it: x = \sqrt{2} \approx 1.41. But x \approx 1.41 has nothing better."""
     sides: list[str] = []
     for chain in split(text, r"\\approx(?![a-z])"):
-        if sides and is_constant(sides[-1]):
+        has_exact_value = len(sides) > 1 or (sides and is_constant(sides[0]))
+        if has_exact_value:
             break
         sides += split(chain, "=")
     return sides
