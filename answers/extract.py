@@ -37,7 +37,8 @@ class _Box(NamedTuple):
 # A box with or without a brace, any other command, or a brace.
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _IS_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)")
-_BARE_CONTENT = re.compile(r"[-+]?[\d.][^\s$]*|\\[a-zA-Z][^\s$]*")  # \boxed 5
+# \boxed 5; bounded, since many in one word would be copied again and again.
+_BARE_CONTENT = re.compile(rf"(?:[-+]?[\d.]|\\[a-zA-Z])[^\s$]{{0,{MAX_ANSWER}}}")
 
 # Stands before a box that is denied: "not \boxed{4}", "the answer is not: \boxed{4}", "x \ne
 # \boxed{4}". In "No, it is not: \boxed{5}" the colon ends the denial.
@@ -168,7 +169,7 @@ def _boxed_answer(text: str, boxes: list[_Box]) -> str | None:
 _STATEMENT = re.compile(
     r"""(?ix)
     \#\#\#\#(?P<hash>)
-    | \banswers?(?:\s+to\s[^.\n]{1,80}?)? [\s*]*
+    | \banswers?(?:\s+to\s[^.\n]{1,80}?)? [\s*]{0,20}
       (?: \b(?:is|are|(?:would|must|should|will)\ be|equals)\b | : | = )
       [\s*:]* (?P<denied>not\b)?
     """

@@ -159,6 +159,9 @@ _PLAIN_START = re.compile(r"[-+]?\d[\d.,/:]*|.*(?:\}|\\pi|\^\d+)(?= )")
 _PLAIN_END = re.compile(r"(?:\}|\\pi|\^\d+)$")
 
 
+_LONGEST_UNIT = 250  # characters, so that a long text takes no longer to read
+
+
 class Quantity(NamedTuple):
     value: str
     unit: Unit | Noun | None
@@ -177,7 +180,7 @@ def read_quantity(text: str, letters: bool = False) -> Quantity:
         text = f"{sign}{amount} \\text{{ {currency} }}"
     if text.endswith("%"):
         return Quantity(text[:-1].strip(), PERCENT)
-    for start in _UNIT_START.finditer(text):
+    for start in _UNIT_START.finditer(text, max(0, len(text) - _LONGEST_UNIT)):
         value = text[: start.start()].strip()
         ends_a_value = re.search(r"[\w)}!|]$", value) and balanced(value)
         is_angle = start[0][0] == "^" and _TRIGONOMETRIC.search(text)  # \sin 30^\circ
