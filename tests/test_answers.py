@@ -8,6 +8,9 @@ r"""answers/: the decision table, and changes of spelling or of value whose effe
 
 A line break within a cell is written as ⏎."""
 
+import ast
+import doctest
+import importlib
 import random
 import re
 from collections import defaultdict
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import answers
 from answers.equality import BadGold, Undecided, equal
 from answers.extract import extract_answer
 from answers.latex import FIRST_REWRITES, LAST_REWRITES, clean
@@ -218,3 +222,27 @@ def test_every_digit_of_a_gold_answer_counts():
         if by_value(changed, gold):
             wrong.append((changed, gold))
     assert wrong == []
+
+
+# --- The package ---
+
+MODULES = sorted(Path(answers.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=[module.stem for module in MODULES])
+def test_examples_in_docstrings(module):
+    failed, _ = doctest.testmod(importlib.import_module(f"answers.{module.stem}"))
+    assert failed == 0
+
+
+def test_the_package_imports_nothing_else_of_the_project():
+    ours = {path.stem for path in MODULES[0].parent.parent.glob("*.py")} | {"data", "run"}
+    imported = {
+        name.split(".")[0]
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if name
+    }
+    assert not imported & ours
