@@ -71,10 +71,12 @@ def _equal(answer_text: str, gold_text: str, by_value: bool) -> bool:
         return True
     answer = parse(answer_text)
     gold = parse(gold_text)
+    # A remark (k \in \mathbb{Z}) or a name (x \in (1, 2)) may be left out, but two must agree.
     if answer.remark and gold.remark and answer.remark != gold.remark:
         return False
     if answer.name and gold.name and answer.name != gold.name:
         return False
+    # Several choices: "A, C" and "AC". A single one is a single value.
     if answer.letters and gold.letters:
         return answer.letters == gold.letters
     if _is_denied(answer.text, gold.text):
@@ -222,6 +224,8 @@ def _same_named_entries(said: Entries, expected: Entries, by_value: bool) -> boo
 
 # --- Equations ---
 
+_VALUE_NAME = re.compile(r"[a-zA-Z]+\([^a-z]*\)")  # f(2)
+
 
 def _compare_equations(answer: Answer, gold: Answer, by_value: bool) -> bool:
     """Where at least one of the two may be an equation."""
@@ -239,14 +243,13 @@ def _compare_equations(answer: Answer, gold: Answer, by_value: bool) -> bool:
         return is_value and _equal(answer.text, gold_sides[-1], by_value)
     if is_value:
         return _results_are(sides, gold_sides[-1], by_value)
+
+    # Two equations: with one name, of two names, or to be compared by their solutions.
     if _key(sides[0]) == _key(gold_sides[0]):
         return all(_equal(side, gold_sides[-1], by_value) for side in _results(sides))
     if _is_value_of(sides) and _is_value_of(gold_sides):  # y = 5 is not x = 5
         return False
     return _same_by_value(" = ".join(sides), " = ".join(gold_sides), by_value)
-
-
-_VALUE_NAME = re.compile(r"[a-zA-Z]+\([^a-z]*\)")  # f(2)
 
 
 def _is_value_of(sides: list[str]) -> bool:
@@ -283,31 +286,38 @@ _LONG_WORD = re.compile(r"(?<![\\a-zA-Z{_])[a-zA-Z]{4,}|^[A-Z]{2,}$")
 
 def _same_single(answer: str, gold: str, by_value: bool) -> bool:
     """Compares single values: choices, then units, then numbers and words; the rest by value."""
+    # A choice: B, (B), or "B) 12".
     if letter := re.fullmatch(r"[A-J]", _bare(gold)):
         return bool(re.match(rf"\(?{letter[0]}(?:[).:]|$)", _TEXT.sub(r"\1", answer)))
     answer = _OPTION.sub("", answer)
+
+    # Units, which one of the two may leave out.
     said, expected = _quantities(answer, gold)
-    upright = (_UPRIGHT_LETTER.sub(r"\1", text) for text in (answer, gold))
-    if len(set(map(_key, upright))) == 1:  # 6\mathrm{m} and 6m
-        return True
+    if _key(_UPRIGHT_LETTER.sub(r"\1", answer)) == _key(_UPRIGHT_LETTER.sub(r"\1", gold)):
+        return True  # 6\mathrm{m} and 6m
     if said.unit and expected.unit and not same_unit(said.unit, expected.unit):
         return False
 
-    value, gold_value = _bare(said.value), _bare(expected.value)
-    number, gold_number = read_number(value), read_number(gold_value)
+    # What can be settled without sympy: numbers, bases, ratios and words.
+    value = _bare(said.value)
+    gold_value = _bare(expected.value)
+    number = read_number(value)
+    gold_number = read_number(gold_value)
     if number is not None and gold_number is not None:
         if said.unit == expected.unit or PERCENT not in (said.unit, expected.unit):
             return number == gold_number
-        percentage, plain = (number, gold_number) if said.unit else (gold_number, number)
-        return _is_percentage(percentage, plain)
+        if said.unit:
+            return _is_percentage(number, gold_number)
+        return _is_percentage(gold_number, number)
     if _BASE_OR_RATIO.search(value + gold_value):
         return _same_spelling(value, gold_value)
-
     same_words = _same_words(value, gold_value)
     if same_words is not None:
         return same_words
+
+    # Words after a value would be read as a product of their letters: 0 \text{ or 7} is not 0.
     if _WORDS_AFTER.search(said.value) and not re.search("[a-z]{2}", gold_value):
-        return False  # 0 \text{ or 7} is not 0 times symbols
+        return False
     return _same_by_value(value, gold_value, by_value)
 
 
@@ -323,7 +333,8 @@ def _bare(text: str) -> str:
 def _quantities(answer: str, gold: str) -> tuple[Quantity, Quantity]:
     """Values and units. A letter that may be a variable (5 m) is a unit where the other side is a
     number or has a unit."""
-    said, expected = read_quantity(answer), read_quantity(gold)
+    said = read_quantity(answer)
+    expected = read_quantity(gold)
     if said.unit and not expected.unit:
         expected = read_quantity(gold, letters=True)
     elif not said.unit:

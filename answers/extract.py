@@ -237,6 +237,7 @@ _VAGUE = re.compile(
     |now|indeed|also|accepted|required|fine|good|sensible|easy|trivial|always|never|based|derived
     |calculated|computed|needed|presented|boxed|stated|see|plain|checked|proved|proven|justified
     |beautiful|surprising|interesting|useful|helpful|nice|neat|elegant|intuitive|natural|apparent
+    |let|note|here|there|since|because|when|how|why
     |satisf|supported|established|guaranteed|acceptable|appropriate|wanted|desired|sound|solid
     |(?:in|as|at|the|an?|of|on|by|to|for|it|we|you|no\ longer|one\ of|between)\b
     )
