@@ -74,7 +74,7 @@ def _equal(answer_text: str, gold_text: str, by_value: bool) -> bool:
     # A remark (k \in \mathbb{Z}) or a name (x \in (1, 2)) may be left out, but two must agree.
     if answer.remark and gold.remark and answer.remark != gold.remark:
         return False
-    if answer.name and gold.name and answer.name != gold.name:
+    if _is_other_name(answer.name, gold.name):
         return False
     # Several choices: "A, C" and "AC". A single one is a single value.
     if answer.letters and gold.letters:
@@ -82,6 +82,12 @@ def _equal(answer_text: str, gold_text: str, by_value: bool) -> bool:
     if _is_denied(answer.text, gold.text):
         return False
     return _compare_kinds(answer, gold, by_value)
+
+
+def _is_other_name(name: str, gold: str) -> bool:
+    r"""Whether both are names of variables (x \in) or both of values (v =), and differ."""
+    same_kind = name[-1:] == gold[-1:] != ""
+    return same_kind and name != gold
 
 
 def _is_denied(answer: str, gold: str) -> bool:
@@ -189,11 +195,13 @@ def _compare_regions(answer: Answer, gold: Answer, by_value: bool) -> bool:
     if RELATION.search(answer.text) and RELATION.search(gold.text):  # 2x > 6
         return _same_by_value(answer.text, gold.text, by_value)
     if isinstance(answer.kind, Region):
-        same_name = gold.name in ("", answer.kind.variable)
-        return same_name and _equal(answer.kind.interval, gold.text, by_value)
-    if not isinstance(answer.kind, Entries) or answer.name not in ("", gold.kind.variable):
+        if _is_other_name(answer.kind.variable + r"\in", gold.name):
+            return False
+        return _equal(answer.kind.interval, gold.text, by_value)
+    if _is_other_name(answer.name, gold.kind.variable + r"\in"):
         return False
-    return _equal(answer.text, gold.kind.interval, by_value)
+    is_interval = isinstance(answer.kind, Entries)
+    return is_interval and _equal(answer.text, gold.kind.interval, by_value)
 
 
 # --- Tuples, intervals and matrices ---
@@ -247,15 +255,14 @@ def _compare_equations(answer: Answer, gold: Answer, by_value: bool) -> bool:
     # Two equations: with one name, of two names, or to be compared by their solutions.
     if _key(sides[0]) == _key(gold_sides[0]):
         return all(_equal(side, gold_sides[-1], by_value) for side in _results(sides))
-    if _is_value_of(sides) and _is_value_of(gold_sides):  # y = 5 is not x = 5
-        return False
+    if _is_name(sides[0]) and _is_name(gold_sides[0]) and is_constant(gold_sides[-1]):
+        return False  # y = 5 is not x = 5
     return _same_by_value(" = ".join(sides), " = ".join(gold_sides), by_value)
 
 
-def _is_value_of(sides: list[str]) -> bool:
-    """Whether an equation gives a value to one letter, or to a function at one place."""
-    is_name = LETTER.fullmatch(sides[0]) or _VALUE_NAME.fullmatch(sides[0])
-    return bool(is_name) and is_constant(sides[-1])
+def _is_name(side: str) -> bool:
+    """Whether a side is one letter, or a function at one place."""
+    return bool(LETTER.fullmatch(side) or _VALUE_NAME.fullmatch(side))
 
 
 def _results(sides: list[str]) -> list[str]:

@@ -38,7 +38,7 @@ class _Box(NamedTuple):
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?|\\.|[{}]", re.DOTALL)
 _IS_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)")
 # \boxed 5; bounded, since many in one word would be copied again and again.
-_BARE_CONTENT = re.compile(rf"(?:[-+]?[\d.]|\\[a-zA-Z])[^\s$]{{0,{MAX_ANSWER}}}")
+_BARE_CONTENT = re.compile(r"(?:[-+]?[\d.]|\\[a-zA-Z])[^\s$]{0,80}")
 
 # Stands before a box that is denied: "not \boxed{4}", "the answer is not: \boxed{4}", "x \ne
 # \boxed{4}". In "No, it is not: \boxed{5}" the colon ends the denial.

@@ -59,7 +59,7 @@ class Answer(NamedTuple):
     text: str  # without its remark
     remark: str  # what is said on a parameter: "Z" for k \in \mathbb{Z}
     letters: tuple[str, ...]  # A and C of "A, C" or "AC", where it may be a choice of several
-    name: str  # x of x \in (1, 2); an equation keeps its name as its first side
+    name: str  # "v=" or "x\in" of v = (1, 2), x \in (1, 2); an equation keeps its as a side
     kind: Kind
 
 
@@ -653,7 +653,7 @@ def parse(text: str) -> Answer:
         kind = _structure(unnamed)
         if kind or "\\in" in named[0]:
             text = unnamed
-            name = re.sub(r"\\in(?![a-z])|[= ]", "", named[0])
+            name = named[0].replace(" ", "")
     if kind is None:
         sides = _exact_sides(text)
         if len(sides) == 1 and "\\approx" in text:
