@@ -516,8 +516,8 @@ def _named_entries(text: str) -> Entries | None:
 
 
 def is_constant(side: str) -> bool:
-    r"""Whether a side of an equation has no variable: 3 + 1, \sqrt{2}, 5 \text{ cm}."""
-    return not LETTER.search(re.sub(r"(?<=[\d}]) ?\\text\{[^{}]*\}$", "", side))
+    r"""Whether a side of an equation has no variable: 3 + 1, \sqrt{2}, 5 \text{ cm}, \$5."""
+    return not LETTER.search(read_quantity(side).value)
 
 
 def _exact_sides(text: str) -> list[str]:
