@@ -276,7 +276,7 @@ def test_what_leaves_the_encoding_to_the_locale(source, left):
 
 
 def test_resumed_equals_uninterrupted(finished, tmp_path):
-    """Bit for bit, also where the killed run had passed its checkpoint and was cut off in a line."""
+    """Bit for bit, also where the killed run had passed its checkpoint and ended inside a line."""
     whole, _ = finished
     rows = train(
         tmp_path, "--benchmarks", "arithmetic[:6]", max_steps=3, eval_steps=2, num_samples=2
