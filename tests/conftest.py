@@ -138,11 +138,11 @@ def grading_servers() -> list[psutil.Process]:
 
 def grading_workers() -> list[psutil.Process]:
     """The live workers of this process's Graders: children of the fork servers."""
-    found = []
+    workers = []
     for server in grading_servers():
         with suppress(psutil.NoSuchProcess):
-            found += [process for process in server.children() if _runs_reward(process)]
-    return found
+            workers += [process for process in server.children() if _runs_reward(process)]
+    return workers
 
 
 def _runs_reward(process: psutil.Process) -> bool:

@@ -81,6 +81,12 @@ def untimed(rows):
     ]
 
 
+def assert_same_tensors(tensors, expected):
+    """To the last bit."""
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
 def adapter(output):
     return load_file(output / "adapter" / "adapter_model.safetensors")
 
@@ -297,10 +303,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path):
         num_samples=2,
     )
     assert untimed(resumed) == untimed(read(whole / "metrics.jsonl"))
-    expected, found = adapter(whole), adapter(tmp_path)
-    assert expected.keys() == found.keys() and all(
-        torch.equal(expected[k], found[k]) for k in expected
-    )
+    assert_same_tensors(adapter(tmp_path), adapter(whole))
     assert read(tmp_path / "trees.jsonl") == read(whole / "trees.jsonl")
 
 
@@ -390,10 +393,10 @@ def test_all_weights_with_a_kl_term_resume_exactly(tmp_path):
     train(tmp_path / "parts", **{**changes, "max_steps": 2})
     resumed = train(tmp_path / "parts", "--resume_from_checkpoint", **changes)
     assert untimed(resumed) == untimed(whole)
-    expected, found = (
-        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts")
+    weights = "model/model.safetensors"
+    assert_same_tensors(
+        load_file(tmp_path / "parts" / weights), load_file(tmp_path / "whole" / weights)
     )
-    assert all(torch.equal(expected[k], found[k]) for k in expected)
     assert resumed[-1]["kl"] > 1e-7  # of the weights that two updates have moved
 
 
@@ -460,12 +463,10 @@ def test_two_machines_equal_one(finished, tmp_path, namespaces):
 
 
 def assert_same_but_for_rounding(output, whole):
-    expected, found = adapter(whole), adapter(output)
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)
-    one, two = read(whole / "metrics.jsonl"), read(output / "metrics.jsonl")
-    for a, b in zip(one, two, strict=True):
-        assert a.get("evaluation") == b.get("evaluation")
+    torch.testing.assert_close(adapter(output), adapter(whole), atol=1e-6, rtol=0)
+    rows, expected_rows = read(output / "metrics.jsonl"), read(whole / "metrics.jsonl")
+    for row, expected in zip(rows, expected_rows, strict=True):
+        assert row.get("evaluation") == expected.get("evaluation")
         for key in (
             "reward",
             "sampled_tokens",
@@ -474,7 +475,7 @@ def assert_same_but_for_rounding(output, whole):
             "loss",
             "grad_norm",
         ):
-            assert a.get(key) == pytest.approx(b.get(key), abs=1e-5)
+            assert row.get(key) == pytest.approx(expected.get(key), abs=1e-5)
 
 
 def test_training_raises_the_reward(tmp_path):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, fault
-from test_scripts import (
+from test_scripts import assert_same_tensors, (
     SMALL,
     TWO_PROCESSES,
     adapter,
@@ -52,8 +52,7 @@ def start(output, *more):
 
 
 def assert_same_run(output, whole):
-    expected, found = adapter(whole), adapter(output)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert_same_tensors(adapter(output), adapter(whole))
     assert untimed(read(output / "metrics.jsonl")) == untimed(read(whole / "metrics.jsonl"))
 
 
