@@ -18,11 +18,12 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, fault
-from test_scripts import assert_same_tensors, (
+from test_scripts import (
     SMALL,
     TWO_PROCESSES,
     adapter,
     assert_same_but_for_rounding,
+    assert_same_tensors,
     read,
     refused,
     script,
