@@ -320,7 +320,7 @@ from generate import settle_rope
 from learner import Learner, UpdateResult, update_policy
 from metrics import Watch, summarise, tree_record, tree_statistics
 from policy import check_model, check_sampler, checkpoint_layers
-from reward import Grader
+from reward import Grader, check_platform
 from run.checkpoint import load_checkpoint, random_states, save_checkpoint, set_aside_later
 from run.folder import cut_back, open_run, read_lines, write_config
 from run.models import load_model
@@ -541,6 +541,7 @@ def set_up(flags: Flags) -> Training:
     Raises:
         BadInput: whatever can't be used, by the flag that names it.
     """
+    check_platform()
     # Processes and their dtype. An adapter stays in float32 beside a bfloat16 base; where all
     # weights train they are float32, under autocast.
     dtype = device_dtype(flags.bf16, launched_processes().device)
