@@ -23,7 +23,7 @@ from matplotlib.path import Path as Curve
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 
-from run.errors import BadInput, refuse, run
+from run.errors import BadInput, refuse, run_script
 from run.folder import read_lines
 from run.intervals import interval
 from tree_viewer import checked_tree, format_figure, read_records, shown_tree, write_trees
@@ -473,4 +473,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 import train_treerpo
 from plot_results import plot_arms, score_names
-from run.errors import BadInput, first_line, refuse, run
+from run.errors import BadInput, first_line, refuse, run_script
 from run.flags import ROOT, flag_words, repeated_key, yaml_settings
 from run.folder import checkpoints, read_lines
 from run.intervals import interval
@@ -561,4 +561,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from eval_math import paper_table  # noqa: E402
-from run.errors import BadInput, run  # noqa: E402
+from run.errors import BadInput, run_script  # noqa: E402
 from run.folder import read_lines, write_whole  # noqa: E402
 from run_ablations import (  # noqa: E402
     column,
@@ -615,4 +615,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -80,6 +80,3 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-run = run_script

@@ -1,5 +1,7 @@
-"""Importing a module of the project has no side effect: nothing is registered, chosen or asked."""
+"""What imports what, and that importing a module of the project has no side effect."""
 
+import ast
+import importlib
 import json
 import os
 import subprocess
@@ -79,15 +81,75 @@ def effects():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-KNOWN = {"plot_results": "chooses matplotlib's backend"}
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=KNOWN[name])) if name in KNOWN else name
-        for name in MODULES
-    ],
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_an_import_has_no_side_effect(module, effects):
     assert effects[module] == []
+
+
+# --- What imports what ---
+
+# The flow of data. A module may import those before it.
+CHAIN = (
+    "data",
+    "tree",
+    "generate",
+    "tree_sampler",
+    "reward",
+    "advantage",
+    "packing",
+    "policy",
+    "learner",
+    "train_treerpo",
+)
+PLACES = {name: index for index, name in enumerate(CHAIN)}
+
+
+def imported_by(module: str) -> set[str]:
+    """The project's modules that a module imports, at its top or in a function."""
+    path = ROOT / (module.replace(".", "/") + ".py")
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    roots = {name.split(".")[0] for name in MODULES}
+    return {name for name in names if name and name.split(".")[0] in roots}
+
+
+@pytest.mark.parametrize("folder", ["answers", "run"])
+def test_a_folder_that_knows_no_tree_imports_nothing_of_the_project(folder):
+    for module in MODULES:
+        if module.startswith(f"{folder}."):
+            others = {name for name in imported_by(module) if name.split(".")[0] != folder}
+            assert not others, module
+
+
+def test_the_tree_needs_nothing_of_the_project():
+    assert not imported_by("tree")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in PLACES])
+def test_no_module_imports_a_later_one_of_the_chain(module):
+    place = PLACES[module.split(".")[0]]
+    later = {name for name in imported_by(module) if PLACES.get(name.split(".")[0], -1) > place}
+    assert not later
+
+
+# Names that other code may rely on, and where they are imported from.
+CONTRACT = {
+    "reward": ("extract_answer", "grade", "Grader"),
+    "advantage": ("step_rewards", "sibling_advantages", "leaf_advantages"),
+    "tree": ("Tree",),
+    "tree_sampler": ("Tree", "TreeSampler"),
+    "policy": ("pack", "token_logprobs", "policy_loss"),
+    "data.problems": ("load_problems", "encode_prompt", "completion_text"),
+    "data.arithmetic": ("problems", "prompt", "score", "answer"),
+    "data.mathematics": ("problems", "prompt", "score", "answer"),
+}
+
+
+@pytest.mark.parametrize("module", CONTRACT)
+def test_names_that_others_rely_on_are_there(module):
+    loaded = importlib.import_module(module)
+    assert not [name for name in CONTRACT[module] if not hasattr(loaded, name)]

@@ -18,7 +18,7 @@ from PIL import Image
 
 import plot_results
 import tree_viewer
-from run.errors import run
+from run.errors import run_script
 from run.folder import read_lines
 from run.intervals import interval
 
@@ -83,7 +83,7 @@ def refused(argv, capsys):
     sys.argv = ["plot_results.py", *map(str, argv)]
     with fault("bad input of any kind: one clear line, exit code 2"):
         with pytest.raises(SystemExit) as stop:
-            run(plot_results.main)
+            run_script(plot_results.main)
         assert stop.value.code == 2
         lines = capsys.readouterr().err.strip().splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
