@@ -96,24 +96,26 @@ def update_policy(
     if minibatches:  # otherwise every group was pruned: there is nothing to learn
         learner.model.train()
         for _ in range(learner.flags.num_iterations):
-            make_pass(learner, minibatches, result)
-            if result.bad_update:
+            if not make_pass(learner, minibatches, result):
+                result = UpdateResult(result.trained_tokens, result.learning_rate, bad_update=True)
                 break
     learner.scheduler.step()
     return result
 
 
-def make_pass(learner: Learner, minibatches: list["Minibatch"], result: UpdateResult) -> None:
-    """One pass over the minibatches, with one optimizer step for each; writes to `result`."""
+def make_pass(learner: Learner, minibatches: list["Minibatch"], result: UpdateResult) -> bool:
+    """One pass over the minibatches, with one optimizer step for each; writes to `result`.
+
+    Returns:
+        False where a gradient was not finite; no step was made on it or after it.
+    """
     totals = torch.zeros(len(SUMS), dtype=torch.double)
     norms = []
     for minibatch in minibatches:
         sums, largest_difference = gradients_of(learner, minibatch)
         norm = reduce_gradients(learner)
         if not norm.isfinite():  # of the sum over processes: all of them skip what follows
-            tokens, rate = result.trained_tokens, result.learning_rate
-            vars(result).update(vars(UpdateResult(tokens, rate, bad_update=True)))
-            return
+            return False
         learner.optimizer.step()
         norms.append(float(norm))
         sums = learner.accelerator.reduce(sums, "sum").cpu()
@@ -133,6 +135,7 @@ def make_pass(learner: Learner, minibatches: list["Minibatch"], result: UpdateRe
     result.entropy_trained = total["entropy"] / tokens if learner.flags.entropy_coef else None
     result.grad_norm = sum(norms) / len(norms)
     result.packs = sum(len(minibatch.packs) for minibatch in minibatches)
+    return True
 
 
 @dataclass

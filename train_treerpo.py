@@ -727,9 +727,8 @@ def main() -> None:
 
 def announce_demo(argv: list[str]) -> None:
     """Says which recipe a command line without one has, since its flags are not the defaults."""
-    recipe, _ = recipe_of(argv, DEMO)
-    named = any(word.startswith("--config") for word in argv)
-    if recipe and not named and launched_processes().is_main_process:
+    uses_demo = recipe_of(argv, DEMO) != recipe_of(argv)
+    if uses_demo and launched_processes().is_main_process:
         print(f"flags from {DEMO}; --config or --model_name_or_path choose others")
 
 
