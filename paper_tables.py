@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 
 from run.errors import BadInput, first_line
+from run.markdown import markdown_table
 
 # The paper's benchmarks, in the order of its Table 1.
 PAPER_BENCHMARKS = ("aime24", "math500", "olympiadbench", "minerva")
@@ -51,7 +52,8 @@ def paper_table(folders: list[str]) -> tuple[str, str]:
         *(lengths for _, lengths in evaluations),
         *_published_rows(PUBLISHED_LENGTHS, "{:+.1f} %"),
     ]
-    markdown = f"{_as_markdown(score_table)}\n\n{_as_markdown(length_table)}\n"
+    tables = [markdown_table(table[0], table[1:]) for table in (score_table, length_table)]
+    markdown = "\n\n".join(tables) + "\n"
     latex = f"{_as_latex(score_table)}\n\n{_as_latex(length_table)}\n"
     return markdown, latex
 
@@ -122,13 +124,6 @@ def _score_and_length(scores: dict) -> tuple[str, str]:
 
 
 # --- Forms ---
-
-
-def _as_markdown(rows: list[list[str]]) -> str:
-    """Rows of cells, the header first, as a Markdown table."""
-    header, *others = rows
-    rule = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *others])
 
 
 def _as_latex(rows: list[list[str]]) -> str:

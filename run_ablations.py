@@ -37,6 +37,7 @@ from run.errors import BadInput, first_line, refuse, run_script
 from run.flags import ROOT, flag_words, repeated_key, yaml_settings
 from run.folder import checkpoints, read_lines
 from run.intervals import interval
+from run.markdown import markdown_table
 
 RUNS = Path("results/ablations/runs")
 CORES = os.cpu_count() or 1
@@ -386,23 +387,6 @@ def column(key: str, points: list[dict]) -> list[float]:
     return [100 * point[key] if is_rate else point[key] for point in points]
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table. A | within a cell is escaped.
-
-    >>> print(markdown(["arm", "seeds"], [["4-2", "5"]]))
-    | arm | seeds |
-    |---|---|
-    | 4-2 | 5 |
-    """
-
-    def line(cells: list[str]) -> str:
-        escaped = [cell.replace("|", "\\|") for cell in cells]
-        return f"| {' | '.join(escaped)} |"
-
-    rule = "|" + "---|" * len(header)
-    return "\n".join([line(header), rule, *map(line, rows)])
-
-
 def table(curves: Curves, choose: Callable[[Curve], dict]) -> str:
     """Markdown, one row per arm: mean and 95 % interval over seeds of the point that `choose` takes
     from each curve, and of the differences to the first arm's, seed by seed. Failed runs are left
@@ -434,7 +418,7 @@ def table(curves: Curves, choose: Callable[[Curve], dict]) -> str:
         )
     name = "sampled" if score.startswith("avg@") else "greedy"
     last_column = f"{name} pass@1 over the first arm [points]"
-    return markdown(["arm", "seeds", *map(heading, keys), last_column], rows)
+    return markdown_table(["arm", "seeds", *map(heading, keys), last_column], rows)
 
 
 def report(sweep: str, curves: Curves, more: str = "") -> str:

@@ -22,15 +22,8 @@ sys.path.insert(0, str(ROOT))
 from eval_math import paper_table  # noqa: E402
 from run.errors import BadInput, run_script  # noqa: E402
 from run.folder import read_lines, write_whole  # noqa: E402
-from run_ablations import (  # noqa: E402
-    column,
-    differences,
-    equal_budget,
-    markdown,
-    point_at,
-    score_name,
-    with_interval,
-)
+from run.markdown import markdown_table  # noqa: E402
+from run_ablations import column, differences, equal_budget, point_at, score_name, with_interval  # noqa: E402
 
 RESULTS = ROOT / "results"
 
@@ -62,7 +55,7 @@ def demo_table() -> str:
         f"`python train_treerpo.py`: {scores['n']} unseen problems, one seed (0); "
         "mean ± standard error over problems."
     )
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 def _rate(score: dict[str, float]) -> str:
@@ -151,7 +144,7 @@ def results_table() -> str:
         "recipes/ablations/NAME.yaml --seeds 5`, for gemma3 `--seeds 1`; all arms are in "
         "results/ablations/NAME/table.md."
     )
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 def sweep_table(sweep: str) -> str:
@@ -204,7 +197,7 @@ def sweep_table(sweep: str) -> str:
         f"`python run_ablations.py recipes/ablations/{sweep}.yaml --seeds {seeds}`: {spread}. "
         f"Before training: sampled pass@1 {_mean(score, before)}, greedy {_mean('pass@1', before)}."
     )
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 @cache
@@ -409,7 +402,7 @@ def ratio_table(measurements: tuple[Measurement, ...], ours: str, rivals: dict[s
         f"Seconds: the median of {_either(rounds)} rounds. x: a rival's seconds over ours in the "
         f"same round, median (least to most). {_either(machines)}."
     )
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 def _ratio(rival: dict | None) -> str:
@@ -433,7 +426,7 @@ def memory_table() -> str:
         f"`{command_of(measurement)}`: depth 3, max_rows {settings['max_rows']}, max_pack_tokens "
         f"{settings['max_pack_tokens']}, 2 CPU cores; each size once, in a process of its own."
     )
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 def profile_table() -> str:
@@ -447,7 +440,7 @@ def profile_table() -> str:
             cells = [f"{products:.1f}", f"{attention:.1f}", f"`{command_of(measurement)}`"]
             rows.append([f"{measurement.what}, {rival}", *cells])
     note = "Of the time of one run each, on 2 CPU cores; operators below the 8 largest count as 0."
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 @cache
@@ -479,7 +472,7 @@ def gradient_noise_table() -> str:
         "gradient over its squared mean; cosine of its mean to that of path_share, which is "
         "unbiased; mean sampled tokens of a batch."
     )
-    return _with_note(markdown(header, list(rows.values())), note)
+    return _with_note(markdown_table(header, list(rows.values())), note)
 
 
 def step_rewards_table() -> str:
@@ -496,7 +489,7 @@ def step_rewards_table() -> str:
         f"{commands}: step rewards against {fresh} fresh continuations of the same step, whose own "
         "variance is taken off; the tiny base, one seed."
     )
-    return _with_note(markdown(header, rows), note)
+    return _with_note(markdown_table(header, rows), note)
 
 
 # --- Faults ---
@@ -507,7 +500,7 @@ def faults_table() -> str:
     report = _read_json(RESULTS / "faults.json")
     rows = [[row["fault"], f"{row['tried']:,}", f"{row['survived']:,}"] for row in report["rows"]]
     note = f"`{report['command']}`: {report['seconds']:,} seconds on {report['machine']}."
-    return _with_note(markdown(["fault", "tried", "survived"], rows), note)
+    return _with_note(markdown_table(["fault", "tried", "survived"], rows), note)
 
 
 # --- All tables ---
