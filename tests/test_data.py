@@ -45,7 +45,7 @@ def test_arithmetic_splits_are_disjoint_and_right():
 
 
 def test_the_base_never_reads_a_train_or_test_problem():
-    from data.make_tiny_base import write_drill, write_solution
+    from data.pupils.arithmetic import write_drill, write_solution
 
     rng = random.Random(0)
     for _ in range(2000):
