@@ -28,7 +28,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +41,9 @@ from data.problems import (
     score_of,
     task_of,
     template_for,
+    tiny_base_of,
 )
+from data.tiny_bases import TINY_BASES
 from run.errors import BadInput, first_line, run_script
 from run.flags import ModelAndDataFlags, check_shared, flag, parse_flags
 
@@ -72,6 +74,8 @@ def read_flags(argv: list[str]) -> Flags:
     """The flags of a command line, checked as far as that needs no model."""
     flags = parse_flags(Flags, argv, __doc__)
     check_shared(flags)
+    model_name = flags.model_name_or_path or tiny_base_of(flags.benchmarks[0])
+    flags = replace(flags, model_name_or_path=model_name)
     if flags.num_samples and flags.temperature == 0:
         raise BadInput(
             f"--temperature 0 with --num_samples {flags.num_samples}: every sample would be the "
@@ -295,9 +299,9 @@ class Benchmark:
 
 def prepare(tokenizer, name: str, problems: list[dict], flags) -> Benchmark:
     """A benchmark with its prompts encoded."""
-    # A template is the user's, or the task's where it has one; else the task asks by itself.
+    # A template is the user's, or the tokenizer's; else the task asks by itself.
     task = task_of(name)
-    template = template_for(name, flags.prompt_template)
+    template = template_for(flags.prompt_template, tokenizer)
     prompts = [encode_row(tokenizer, task, row, template, flags.num_shots) for row in problems]
     return Benchmark(name, task, problems, template, prompts)
 
@@ -561,9 +565,9 @@ def default_folder(flags: Flags) -> str:
     >>> default_folder(Flags(model_name_or_path="org/model"))
     'results/eval-org-model'
     """
-    # The default, a full path, has a short name.
+    # A tiny base, which may be a full path, has a short name.
     name = flags.adapter or flags.model_name_or_path
-    if name == Flags.model_name_or_path:
+    if name in map(str, TINY_BASES.values()):
         return f"results/eval-{Path(name).name}"
     is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not os.path.exists(name)
     if is_hub_id:

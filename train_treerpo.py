@@ -37,13 +37,28 @@ from data.problems import (
     short_name,
     task_of,
     template_for,
+    tiny_base_of,
 )
 from run.errors import BadInput, run_script
-from run.flags import ModelAndDataFlags, check_least, check_shared, flag, parse_flags, recipe_of
+from run.flags import (
+    ROOT,
+    ModelAndDataFlags,
+    check_least,
+    check_shared,
+    flag,
+    parse_flags,
+    recipe_of,
+)
 
 logger = logging.getLogger(__name__)
 
-DEMO = "recipes/demo.yaml"
+# The recipes of the built-in tasks, for command lines that name neither a recipe nor a model.
+DEMOS = {
+    "arithmetic": "recipes/demo.yaml",
+    "countdown": "recipes/countdown.yaml",
+    "sudoku4": "recipes/sudoku4.yaml",
+    "maze": "recipes/maze.yaml",
+}
 # Names in the modules below, which are imported when the flags are known to be good.
 # Each estimator of advantages, and the scale that its source gives it:
 DEFAULT_SCALES = {
@@ -185,7 +200,7 @@ def read_flags(argv: list[str]) -> Flags:
     Raises:
         BadInput: names the flag, and what to do.
     """
-    flags = parse_flags(Flags, argv, __doc__, DEMO, RETIRED_VALUES)
+    flags = parse_flags(Flags, argv, __doc__, DEMOS, RETIRED_VALUES)
     check_shared(flags)
     check_bounds(flags)
     flags = fill_in_defaults(flags)
@@ -252,7 +267,8 @@ def check_tracker(name: str) -> None:
 def fill_in_defaults(flags: Flags) -> Flags:
     """The flags with those filled in that others decide.
 
-    branching becomes one width per depth; depth, max_new_tokens and scale_rewards get values.
+    branching becomes one width per depth; model_name_or_path, depth, max_new_tokens and
+    scale_rewards get values.
 
     Raises:
         BadInput: branching and depth contradict each other.
@@ -268,6 +284,7 @@ def fill_in_defaults(flags: Flags) -> Flags:
         )
     return replace(
         flags,
+        model_name_or_path=flags.model_name_or_path or tiny_base_of(flags.dataset_name),
         branching=widths,
         depth=len(widths),
         max_new_tokens=flags.max_new_tokens or len(widths) * flags.step_tokens,
@@ -552,7 +569,7 @@ def set_up(flags: Flags) -> Training:
 
     # Weights, then the problems to train and to evaluate on.
     tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
-    template = template_for(flags.dataset_name, flags.prompt_template)
+    template = template_for(flags.prompt_template, tokenizer)
     prompts = load_prompts(flags, tokenizer, template)
     benchmarks = {}
     if flags.eval_steps:
@@ -727,9 +744,11 @@ def main() -> None:
 
 def announce_demo(argv: list[str]) -> None:
     """Says which recipe a command line without one has, since its flags are not the defaults."""
-    uses_demo = recipe_of(argv, DEMO) != recipe_of(argv)
-    if uses_demo and launched_processes().is_main_process:
-        print(f"flags from {DEMO}; --config or --model_name_or_path choose others")
+    recipe, _ = recipe_of(argv, DEMOS)
+    is_demo = recipe != recipe_of(argv)[0]
+    if is_demo and launched_processes().is_main_process:
+        name = Path(recipe).relative_to(ROOT)
+        print(f"flags from {name}; --config or --model_name_or_path choose others")
 
 
 def save_result(output: Path, learner: Learner) -> None:
@@ -765,7 +784,7 @@ def model_words(output: Path, flags: Flags) -> str:
     if not flags.use_peft:
         return f"--model_name_or_path {output}/model"
     adapter = f"--adapter {output}/adapter"
-    if flags.model_name_or_path == Flags.model_name_or_path:
+    if flags.model_name_or_path == tiny_base_of(flags.dataset_name):
         return adapter
     return f"--model_name_or_path {flags.model_name_or_path} {adapter}"
 

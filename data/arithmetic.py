@@ -17,12 +17,11 @@ from pathlib import Path
 
 # An answer is found and graded as in mathematics.
 from data.mathematics import answer, score
+from data.tiny_bases import PROMPT_TEMPLATE
 
 __all__ = ["answer", "problems", "prompt", "score"]
 
 OPERATORS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-# A line like any other: the base finds its place by the line break before it.
-PROMPT_TEMPLATE = "\n{problem}\n"
 FOLDER = Path(__file__).parent
 # Of every number in any reachable line.
 LARGEST = 99

@@ -1,23 +1,29 @@
 """A data set's name -> its task and its rows. `--dataset_name` and `--benchmarks` take such names.
 
-A name is one of: a built-in task, such as `arithmetic`; a known data set of mathematics, read from
-the Hub, or from DIR/NAME.jsonl under `--data_dir DIR`; a .jsonl, .json, .csv, .tsv or .parquet
-file; any other Hub id. A slice may follow: `svamp[:700]`. docs/data.md says what is read, what is
-skipped with a warning and what is refused.
+A name is one of: a built-in task, such as `arithmetic`, with a level of difficulty after a colon
+where it has levels, such as `countdown:5`; a Python file that is a task; a known data set of
+mathematics, read from the Hub, or from DIR/NAME.jsonl under `--data_dir DIR`; a .jsonl, .json,
+.csv, .tsv or .parquet file; any other Hub id. A slice may follow: `svamp[:700]`. docs/data.md says
+what is read, what is skipped with a warning and what is refused, docs/tasks.md how to add a task.
 """
 
+import functools
+import importlib.util
 import logging
 import os
 import re
+import sys
 import zlib
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from data import arithmetic, mathematics
 from data.mathematics import SHOTS, SOURCES, SYSTEM_PROMPT
 from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
-from run.errors import BadInput
+from data.tiny_bases import TINY_BASES
+from run.errors import BadInput, first_line
 
 __all__ = [
     "SHOTS",
@@ -32,8 +38,10 @@ __all__ = [
     "load_problems",
     "score_of",
     "short_name",
+    "split_name",
     "task_of",
     "template_for",
+    "tiny_base_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -42,14 +50,94 @@ logger = logging.getLogger(__name__)
 TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic}
 
 
+# What a task is made of.
+TASK_FUNCTIONS = ("problems", "prompt", "score", "answer")
+
+
+# --- Names ---
+
+
+class SetName(NamedTuple):
+    """What the name of a data set consists of."""
+
+    base: str  # of a task, a file or a data set
+    level: str | None  # the text after the colon
+    rows: slice
+
+
+def split_name(name: str, flag: str = "--dataset_name") -> SetName:
+    """The parts of a name. A file of that very name, such as set[1].csv, has no slice.
+
+    Args:
+        flag: for messages.
+
+    Raises:
+        BadInput: what is in brackets is no slice.
+
+    >>> split_name("countdown:5[:700]")
+    SetName(base='countdown', level='5', rows=slice(None, 700, None))
+    >>> split_name("c:/set.csv").base
+    'c:/set.csv'
+    """
+    rows = slice(None)
+    if name.endswith("]") and "[" in name and not os.path.exists(name):
+        name, _, inside = name[:-1].rpartition("[")
+        rows = _read_slice(inside, f"{flag} {name}[{inside}]")
+    base, colon, level = name.partition(":")
+    is_task = base in TASKS or base.endswith(".py")
+    if colon and is_task:
+        return SetName(base, level, rows)
+    return SetName(name, None, rows)
+
+
+def _read_slice(inside: str, where: str) -> slice:
+    """The slice that is written in brackets."""
+    # Two bounds or three, each a number or empty; a step of 0 is none.
+    try:
+        bounds = [int(bound) if bound.strip() else None for bound in inside.split(":")]
+        if len(bounds) not in (2, 3) or bounds[2:] == [0]:
+            raise ValueError
+    except ValueError:
+        examples = "[:700], [-200:] or [5:6]"
+        advice = f"must be [start:stop] or [start:stop:step] in rows, such as {examples}"
+        raise BadInput(f"{where}: the slice [{inside}] {advice}") from None
+    return slice(*bounds)
+
+
 def task_of(name: str) -> ModuleType:
     """The task of a data set: a module with `problems`, `prompt`, `score` and `answer`.
+
+    Raises:
+        BadInput: a Python file that is no task.
 
     >>> task_of("arithmetic[:5]").__name__, task_of("gsm8k").__name__
     ('data.arithmetic', 'data.mathematics')
     """
-    base = name.rpartition("[")[0] if name.endswith("]") else name
+    base = split_name(name).base
+    if base.endswith(".py"):
+        return _task_of_file(os.path.abspath(base))
     return TASKS.get(base, mathematics)
+
+
+@functools.cache
+def _task_of_file(path: str) -> ModuleType:
+    """The task in a Python file. Its module's name is its path, by which a worker finds it too."""
+    if not os.path.isfile(path):
+        raise BadInput(f"{path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(path, path)
+    task = importlib.util.module_from_spec(spec)
+    sys.modules[path] = task
+    try:
+        spec.loader.exec_module(task)
+    except Exception as error:
+        # It is a program of the user's, which may raise anything.
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise BadInput(f"{path}: can't be imported ({reason})") from error
+    for function in TASK_FUNCTIONS:
+        if not callable(getattr(task, function, None)):
+            wanted = ", ".join(TASK_FUNCTIONS)
+            raise BadInput(f"{path}: has no function {function}; a task has {wanted}")
+    return task
 
 
 def score_of(task: ModuleType) -> str:
@@ -59,6 +147,18 @@ def score_of(task: ModuleType) -> str:
     'data.mathematics:score'
     """
     return f"{task.score.__module__}:{task.score.__qualname__}"
+
+
+def tiny_base_of(name: str) -> str:
+    """The folder of the tiny base that goes with a data set: the task's own, or arithmetic's.
+
+    >>> Path(tiny_base_of("gsm8k")).name
+    'tiny_base'
+    """
+    return str(TINY_BASES.get(split_name(name).base, TINY_BASES["arithmetic"]))
+
+
+# --- Rows ---
 
 
 def load_problems(
@@ -81,16 +181,20 @@ def load_problems(
     """
     # For messages: the flag by which the user named it.
     flag = "--dataset_name" if split == "train" else "--benchmarks"
-    set_name, wanted = _split_slice(name, flag)
-    task = task_of(set_name)
+    base, level, wanted = split_name(name, flag)
+    task = task_of(name)
     if task is mathematics:
         try:
-            rows = mathematics.problems(split, set_name, data_dir, problem_column, answer_column)
+            rows = mathematics.problems(split, base, data_dir, problem_column, answer_column)
         except mathematics.UnknownName as error:
             known = ", ".join([*TASKS, *SOURCES])
             raise BadInput(f"{error}. Known names: {known}") from error
-    else:
+    elif level is None:
         rows = task.problems(split)
+    elif hasattr(task, "LEVELS"):
+        rows = task.problems(split, level)
+    else:
+        raise BadInput(f"{flag} {name}: {base} has no levels; leave :{level} out")
 
     # A slice means what it means in Python, but an empty one is no data set.
     bounds = (wanted.start or 0, wanted.stop or 0)
@@ -102,32 +206,16 @@ def load_problems(
     return rows[wanted]
 
 
-def _split_slice(name: str, flag: str) -> tuple[str, slice]:
-    """A name and the slice after it. A file of that very name, such as set[1].csv, is no slice."""
-    if not name.endswith("]") or "[" not in name or os.path.exists(name):
-        return name, slice(None)
-    base, _, inside = name[:-1].rpartition("[")
-    # Two bounds or three, each a number or empty; a step of 0 is none.
-    try:
-        bounds = [int(bound) if bound.strip() else None for bound in inside.split(":")]
-        if len(bounds) not in (2, 3) or bounds[2:] == [0]:
-            raise ValueError
-    except ValueError:
-        examples = "[:700], [-200:] or [5:6]"
-        advice = f"must be [start:stop] or [start:stop:step] in rows, such as {examples}"
-        raise BadInput(f"{flag} {name}: the slice [{inside}] {advice}") from None
-    return base, slice(*bounds)
-
-
-def template_for(name: str, template: str | None) -> str | None:
-    r"""The prompt template that goes with a data set: the one given, in which \n stands for a line
-    break unless it begins a LaTeX command such as \ne, or the built-in task's own.
+def template_for(template: str | None, tokenizer) -> str | None:
+    r"""The prompt template: the one given, in which \n stands for a line break unless it begins a
+    LaTeX command such as \ne; or the one that the tokenizer brings (`prompt_template` in its
+    tokenizer_config.json), as those of the tiny bases do; or None, where the task asks by itself.
 
     Raises:
         BadInput: a template without {problem}, or one that is not Unicode.
     """
     if not template:
-        return arithmetic.PROMPT_TEMPLATE if task_of(name) is arithmetic else None
+        return tokenizer.init_kwargs.get("prompt_template")
     if "{problem}" not in template:
         raise BadInput("--prompt_template: must hold {problem}, the place where the problem goes")
     try:

@@ -36,8 +36,8 @@ def flag(default, help: str, **kwargs) -> Field:
 class ModelAndDataFlags:
     """What the trainer and the evaluation have in common."""
 
-    model_name_or_path: str = flag(
-        str(ROOT / "data" / "tiny_base"), "folder or Hub id of the causal LM"
+    model_name_or_path: str | None = flag(
+        None, "folder or Hub id of the causal LM; default: the tiny base of the task, in data/"
     )
     attn_implementation: str | None = flag(
         None, "sdpa, eager or flex_attention; default: the model's"
@@ -90,11 +90,12 @@ class _Parser(HfArgumentParser):
         raise BadInput(message)
 
 
-def recipe_of(argv: list[str], demo: str | None = None) -> tuple[str | None, list[str]]:
+def recipe_of(argv: list[str], demos: dict[str, str] | None = None) -> tuple[str | None, list[str]]:
     """The YAML file of a command line, and the words that remain.
 
     Args:
-        demo: the file of a command line that names neither --config nor --model_name_or_path.
+        demos: by the name of a task, the file of a command line that names neither --config nor
+            --model_name_or_path. The first one serves any other data set.
     """
     config_parser = _Parser([], add_help=False, allow_abbrev=False)
     config_parser.retired = {}
@@ -105,22 +106,29 @@ def recipe_of(argv: list[str], demo: str | None = None) -> tuple[str | None, lis
     names_model = any(
         word.replace("-", "_").startswith("__model_name_or_path") for word in remaining_words
     )
-    uses_demo = demo is not None and not names_model
-    return (str(ROOT / demo) if uses_demo else None), remaining_words
+    if not demos or names_model:
+        return None, remaining_words
+    # The task, without a level or a slice.
+    data_parser = _Parser([], add_help=False, allow_abbrev=False)
+    data_parser.retired = {}
+    data_parser.add_argument("--dataset_name", default="")
+    dataset_name = data_parser.parse_known_args(remaining_words)[0].dataset_name
+    task = re.split(r"[:\[]", dataset_name)[0]
+    return str(ROOT / demos.get(task, next(iter(demos.values())))), remaining_words
 
 
 def parse_flags(
     kind: type,
     argv: list[str],
     description: str,
-    demo: str | None = None,
+    demos: dict[str, str] | None = None,
     retired: dict[tuple[str, str], str] | None = None,
 ):
     """Flags from `--config FILE` (YAML) and the command line, which wins.
 
     Args:
         kind: a dataclass whose fields are the flags.
-        demo: as for `recipe_of`.
+        demos: as for `recipe_of`.
         retired: of (flag, value) pairs that once were, what to write instead.
 
     Raises:
@@ -138,7 +146,7 @@ def parse_flags(
     parser.add_argument(
         "--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins"
     )
-    recipe, remaining_words = recipe_of(argv, demo)
+    recipe, remaining_words = recipe_of(argv, demos)
     settings = yaml_flags(recipe, hints) if recipe else {}
     # null in YAML is None, which no word on a command line can say.
     parser.set_defaults(**{key: None for key, value in settings.items() if value is None})

@@ -539,10 +539,14 @@ def test_think_tags_that_are_special_tokens_stay():
     assert extract_answer(completion_text(tokenizer, thought)) is None
 
 
-def test_line_breaks_in_a_template():
-    assert template_for("x", r"Solve:\n{problem}\nSo") == "Solve:\n{problem}\nSo"
-    assert template_for("x", "Solve:\n{problem}\n") == "Solve:\n{problem}\n"
-    assert template_for("x", r"$a \neq b$, \nabla: {problem}") == r"$a \neq b$, \nabla: {problem}"
+def test_line_breaks_in_a_template(tokenizer):
+    given = {
+        r"Solve:\n{problem}\nSo": "Solve:\n{problem}\nSo",
+        "Solve:\n{problem}\n": "Solve:\n{problem}\n",
+        r"$a \neq b$, \nabla: {problem}": r"$a \neq b$, \nabla: {problem}",
+    }
+    for written, template in given.items():
+        assert template_for(written, tokenizer) == template
     for bad in ("no place", "{problem}\ud83d"):
         with pytest.raises(BadInput, match="--prompt_template"):
-            template_for("x", bad)
+            template_for(bad, tokenizer)

@@ -294,7 +294,7 @@ def test_the_tiny_base_is_what_the_default_needs(tiny_base, tokenizer, tmp_path)
     flags = Flags(num_samples=16, max_new_tokens=96, max_rows=600)
     benchmarks = {"arithmetic": load_problems("arithmetic[:150]", "test")}
     facts = draw_facts(random.Random(1), 1000)
-    named_facts = {f"arithmetic[{kind}]": rows for kind, rows in facts.items()}
+    named_facts = {f"{kind} facts": rows for kind, rows in facts.items()}
     with Grader() as grader:
         shared = (grader, Accelerator())
         scores = evaluate(tiny_base, tokenizer, benchmarks, *shared, flags, tmp_path)["arithmetic"]

@@ -323,7 +323,7 @@ def test_keys_of_trl_in_a_recipe_get_advice(tmp_path, capsys):
 def test_the_demo_is_announced(monkeypatch, capsys):
     """A command line without a recipe has the demo's flags, which are not the defaults."""
     assert train_treerpo.read_flags([]) == train_treerpo.read_flags(
-        ["--config", str(ROOT / train_treerpo.DEMO)]
+        ["--config", str(ROOT / "recipes" / "demo.yaml")]
     )
     train_treerpo.announce_demo(["--max_steps", "3"])
     assert "flags from recipes/demo.yaml" in capsys.readouterr().out

@@ -169,7 +169,7 @@ def test_files_of_a_run_show_the_id_the_problem_and_the_answer_alone(
 @pytest.mark.parametrize("chat", [None, "{% for m in messages %}[{{ m.content }}]{% endfor %}:"])
 def test_a_row_is_encoded_as_its_problem(tokenizer, monkeypatch, name, template, chat):
     monkeypatch.setattr(tokenizer, "chat_template", chat)
-    template = template_for(name, template)
+    template = template_for(template, tokenizer)
     for problem in ("2+3*4", "a <end> in it"):
         row = {"problem": problem}
         ids = encode_row(tokenizer, task_of(name), row, template)
@@ -182,7 +182,7 @@ def test_arithmetics_own_prompt_is_its_template(tokenizer):
     row = {"problem": "2+3*4"}
     own = encode_row(tokenizer, arithmetic, row)
     assert tokenizer.decode(own) == arithmetic.prompt(row) == "\n2+3*4\n"
-    assert own == encode_row(tokenizer, arithmetic, row, template_for("arithmetic", None))
+    assert own == encode_row(tokenizer, arithmetic, row, template_for(None, tokenizer))
 
 
 def test_prompts_of_other_tasks(tokenizer, monkeypatch):
@@ -280,3 +280,73 @@ def test_a_task_of_another_kind_is_trained_by_its_own_score(other_task, tmp_path
     assert rewards == pytest.approx([0.25, 0.25])
     assert [row["trained_tokens"] for row in rows if "reward" in row] == [0, 0]
     assert rows[-1]["grader"]["pairs"] > 0 and "failed" not in rows[-1]["grader"]
+
+
+# --- Names, levels and files ---
+
+
+def test_parts_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set[1].csv").write_text("")
+    whole = slice(None)
+    parts = {
+        "arithmetic": ("arithmetic", None, whole),
+        "arithmetic:3": ("arithmetic", "3", whole),
+        "arithmetic:3[:7]": ("arithmetic", "3", slice(None, 7)),
+        "dir/mine.py:hard[1:9:2]": ("dir/mine.py", "hard", slice(1, 9, 2)),
+        # No task, so no level.
+        "org/set:x": ("org/set:x", None, whole),
+        "set[1].csv": ("set[1].csv", None, whole),
+    }
+    for name, expected in parts.items():
+        assert problems.split_name(name) == expected
+    with pytest.raises(BadInput, match="arithmetic:3: arithmetic has no levels"):
+        load_problems("arithmetic:3")
+
+
+MINIMAL_TASK = """
+def problems(split, level=None):
+    return [{"id": f"{split}/{level}", "problem": "say yes", "answer": "yes"}]
+
+def prompt(row):
+    return row["problem"]
+
+def score(completion, row):
+    return float("yes" in completion)
+
+def answer(completion):
+    return completion
+LEVELS = "any"
+"""
+
+
+def test_a_python_file_is_a_task(tmp_path):
+    path = tmp_path / "yes.py"
+    path.write_text(MINIMAL_TASK)
+    (row,) = load_problems(f"{path}:hard[:1]", "test")
+    assert row["id"] == "test/hard"
+    task = task_of(str(path))
+    # The same module for every name that it has.
+    assert task is task_of(f"{path}:easy") and score_of(task) == f"{path}:score"
+    assert problems.tiny_base_of(str(path)).endswith("tiny_base")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "there is no such file"),
+        ("1/0", r"can't be imported \(ZeroDivisionError: division by zero\)"),
+        ("def problems(split): ...", "has no function prompt; a task has problems, prompt, score"),
+    ],
+)
+def test_a_python_file_that_is_no_task_is_refused(tmp_path, text, says):
+    path = tmp_path / "bad.py"
+    if text:
+        path.write_text(text)
+    with pytest.raises(BadInput, match=f"bad.py: {says}"):
+        load_problems(str(path))
+
+
+def test_a_tokenizer_may_bring_its_template(tokenizer):
+    assert template_for(None, tokenizer) == template_for("", tokenizer) == "\n{problem}\n"
+    assert template_for("Q: {problem}", tokenizer) == "Q: {problem}"
