@@ -149,6 +149,14 @@ def describe(
         f"caches while sampling {memory.caches / GIB:.2f}, activations while training "
         f"{memory.activations / GIB:.2f} GiB (estimates)",
     ]
+    if flags.refill_zero_signal:
+        # A round of fresh prompts is no larger than the first one, so memory stays the same.
+        rounds = flags.refill_zero_signal
+        most_tokens = (1 + rounds) * sizes.sampled_tokens
+        lines.append(
+            f"--refill_zero_signal {rounds} replaces each tree up to {rounds} times: at most "
+            f"{most_tokens:,} tokens sampled; memory and training stay the same"
+        )
     if memory.weights + memory.caches > available:
         lines.append("sampling may not fit: lower --max_rows")
     if memory.trained_weights + memory.activations > available:

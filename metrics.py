@@ -1,6 +1,7 @@
 """What a run logs of its trees: the figures of an update, a tree for the viewer, and warnings."""
 
 import logging
+import math
 import statistics
 from collections import defaultdict
 
@@ -18,7 +19,7 @@ def tree_statistics(
     """What one tree adds to an update's metrics: lists that `summarise` turns into means.
 
     Args:
-        rewards: step rewards [nodes].
+        rewards: step rewards [nodes]; NaN where there is none, which counts nowhere.
         advantages: [nodes].
     """
     parents = tree.parent.tolist()
@@ -28,6 +29,10 @@ def tree_statistics(
 
     values = defaultdict(list)
     values["reward"].append(rewards[0].item())
+    leaf_rewards = rewards[group_size == 0]  # [leaves]
+    kinds = set(leaf_rewards[~leaf_rewards.isnan()].tolist())
+    values["all_right_share"].append(float(kinds == {1.0}))
+    values["all_wrong_share"].append(float(kinds == {0.0}))
     # The mean surprise of sampled tokens is an unbiased estimate of the policy's entropy.
     values["entropy"] += (-torch.cat(tree.logprobs)).tolist()
     length = [0] * len(parents)  # tokens from the prompt's end through the node
@@ -45,17 +50,37 @@ def tree_statistics(
     return values
 
 
-def summarise(statistics_of_trees: list[dict[str, list[float]]]) -> dict[str, float]:
-    """The means over all trees of an update, with their counts of leaves and sampled tokens."""
+def summarise(statistics_of_trees: list[dict[str, list[float]]]) -> dict[str, float | None]:
+    """The means over an update's first trees, with their number of leaves.
+
+    A mean is None where no tree has a value.
+    """
     merged = defaultdict(list)
     for values_of_tree in statistics_of_trees:
         for name, values in values_of_tree.items():
             merged[name] += values
-    means = {name: statistics.fmean(merged[name]) for name in sorted(merged)}
+    means = {}
+    for name in sorted(merged):
+        numbers = [value for value in merged[name] if not math.isnan(value)]
+        means[name] = statistics.fmean(numbers) if numbers else None
+    return {**means, "leaves": len(merged["completion_length"])}
+
+
+def token_count(tree: Tree) -> int:
+    """The sampled tokens of a tree: each once, however many leaves share it."""
+    return sum(map(len, tree.tokens))
+
+
+def sampling_counts(trained: list[int], replaced: list[int]) -> dict[str, int]:
+    """What an update sampled: what it trained on, and what was replaced for lack of signal.
+
+    Args:
+        trained, replaced: the tokens of each such tree.
+    """
     return {
-        **means,
-        "leaves": len(merged["leaf_pass_rate"]),
-        "sampled_tokens": len(merged["entropy"]),
+        "sampled_tokens": sum(trained) + sum(replaced),
+        "replaced_trees": len(replaced),
+        "replaced_tokens": sum(replaced),
     }
 
 

@@ -80,7 +80,12 @@ def plot_run(run: Path) -> Path:
     _draw_metrics(length, updates, {"completion_length": "mean over leaves"})
 
     signal.set(title="Signal", ylabel="share [%]")
-    shares = {"kept_groups_share": "groups with signal", "unfinished_share": "leaves cut off"}
+    shares = {
+        "kept_groups_share": "groups with signal",
+        "unfinished_share": "leaves cut off",
+        "all_right_share": "prompts all right",
+        "all_wrong_share": "prompts all wrong",
+    }
     _draw_metrics(signal, updates, shares, scale=100)
 
     rewards.set(title="Step reward", ylabel="mean reward")

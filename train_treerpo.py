@@ -71,6 +71,8 @@ DEFAULT_SCALES = {
 ADVANTAGES = tuple(DEFAULT_SCALES)
 SCALES = ("variance", "deviation", "group", "none")
 LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
+# Where so many fresh prompts in a row have no signal, the data or the tree is the trouble.
+MOST_REFILLS = 100
 # The schedules of transformers that need no settings of their own and no score of a validation set.
 SCHEDULES = (
     "constant",
@@ -134,6 +136,9 @@ class Flags(ModelAndDataFlags):
     )
     grade_noise: float = flag(
         0.0, "share of grades flipped at random, to study a verifier that errs"
+    )
+    refill_zero_signal: int = flag(
+        0, "most times that a prompt whose tree has no signal is replaced by a fresh one; 0 is off"
     )
     # Update
     max_steps: int = flag(100, "updates")
@@ -229,6 +234,7 @@ def check_bounds(flags: Flags) -> None:
         epsilon_high=0,
         prune_threshold=0,
         grade_noise=0,
+        refill_zero_signal=0,
         lora_r=1,
         lora_alpha=1,
         lora_dropout=0,
@@ -245,6 +251,9 @@ def check_bounds(flags: Flags) -> None:
             raise BadInput(f"--{name} {value}: must be above 0")
     if flags.grade_noise > 1:
         raise BadInput(f"--grade_noise {flags.grade_noise}: a share of grades, so at most 1")
+    if flags.refill_zero_signal > MOST_REFILLS:
+        limit = f"at most {MOST_REFILLS}"
+        raise BadInput(f"--refill_zero_signal {flags.refill_zero_signal}: must be {limit}")
     if flags.lora_dropout >= 1:
         raise BadInput(f"--lora_dropout {flags.lora_dropout}: must be below 1")
     if flags.prune_threshold >= 1:
@@ -335,7 +344,7 @@ import plot_results
 from advantage import ESTIMATORS, step_rewards, with_only_children
 from generate import settle_rope
 from learner import Learner, UpdateResult, update_policy
-from metrics import Watch, summarise, tree_record, tree_statistics
+from metrics import Watch, sampling_counts, summarise, token_count, tree_record, tree_statistics
 from policy import check_model, check_sampler, checkpoint_layers
 from reward import Grader, check_platform
 from run.checkpoint import load_checkpoint, random_states, save_checkpoint, set_aside_later
@@ -355,6 +364,24 @@ class Batch(NamedTuple):
     problems: list[dict]  # rows with id, problem and answer
     prompts: list[list[int]]  # token ids
     seeds: list[int]  # one per tree
+
+    def at(self, slots: list[int]) -> "Batch":
+        """The part of the batch that stands at these places of it."""
+        return Batch(*([values[slot] for slot in slots] for values in self))
+
+
+class Rollout(NamedTuple):
+    """What phases 1 to 3 make of one prompt."""
+
+    problem: dict  # a row with id, problem and answer
+    tree: Tree
+    rewards: Tensor  # of the steps, [nodes]
+    advantages: Tensor  # [nodes]
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether any group was kept: otherwise nothing can be learned from the tree."""
+        return bool(self.advantages.any())
 
 
 def sample(
@@ -428,25 +455,50 @@ class Prompts:
         """Tokens of the longest prompt."""
         return max(map(len, self.ids))
 
-    def batch(self, update: int, accelerator: Accelerator) -> Batch:
-        """What this process samples in an update. A tree's seed does not depend on the process."""
+    def batch(self, update: int, accelerator: Accelerator, attempt: int = 0) -> Batch:
+        """What this process samples in an update. A tree's seed does not depend on the process.
+
+        Args:
+            attempt: 0 is the update's own prompts. Attempt k has what stands in their places where
+                they are replaced for the k-th time: other prompts, and seeds that no tree has.
+        """
         per_process = self.flags.prompts_per_update // accelerator.num_processes
         first = (update - 1) * self.flags.prompts_per_update
         first += accelerator.process_index * per_process
         positions = range(first, first + per_process)
-        order = prompt_order(len(self.ids), positions.start, positions.stop, self.flags.seed)
+        order = prompt_order(
+            len(self.ids), positions.start, positions.stop, self.flags.seed, attempt
+        )
+        # A seed of the first attempt is below 2**72, since --seed is below 2**32.
+        first_seed = attempt * 2**72 + self.flags.seed * 2**40
         return Batch(
             problems=[self.problems[index] for index in order],
             prompts=[self.ids[index] for index in order],
-            seeds=[self.flags.seed * 2**40 + position for position in positions],
+            seeds=[first_seed + position for position in positions],
         )
 
 
-def prompt_order(count: int, first: int, last: int, seed: int) -> list[int]:
-    """Which of `count` problems stand at positions first ... last - 1 of the reshuffled epochs."""
+def prompt_order(count: int, first: int, last: int, seed: int, attempt: int = 0) -> list[int]:
+    """Which of `count` problems stand at positions first ... last - 1 of the reshuffled epochs.
+
+    Args:
+        attempt: 0 is that order. Attempt k has in each place the problem that comes k places later
+            in a second shuffle of the epoch. So `count` attempts go through all problems, and an
+            epoch of each attempt has every problem once.
+    """
     epochs = {position // count for position in range(first, last)}
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs}
+    orders = {epoch: epoch_order(count, seed, epoch, attempt) for epoch in epochs}
     return [int(orders[position // count][position % count]) for position in range(first, last)]
+
+
+def epoch_order(count: int, seed: int, epoch: int, attempt: int) -> np.ndarray:
+    """The order of the problems in one epoch of an attempt (`prompt_order`), [count]."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    if attempt == 0:
+        return order
+    ring = np.random.default_rng([seed, epoch, 1]).permutation(count)
+    place = np.argsort(ring)  # of each problem in the ring
+    return ring[(place[order] + attempt) % count]
 
 
 def load_prompts(flags: Flags, tokenizer, template: str | None) -> Prompts:
@@ -676,24 +728,30 @@ class Reporter:
     def report(
         self,
         update: int,
-        batch: Batch,
-        trees: list[Tree],
-        rewards: list[Tensor],
-        advantages: list[Tensor],
+        first: list[Rollout],
+        trained: list[Rollout],
+        replaced: list[Rollout],
         result: UpdateResult,
     ) -> None:
         """Logs an update: means over the trees of all processes, its result, its seconds.
 
         Args:
-            rewards, advantages: [nodes] of each tree.
+            first: of the update's own prompts. They show the policy as it is; those that are chosen
+                for their signal do not.
+            trained, replaced: what `refill` made of them.
         """
         tokenizer = self.training.learner.tokenizer
-        # The means are over the trees of all processes.
-        parts = zip(trees, rewards, advantages, strict=True)
-        statistics = gather_object([tree_statistics(*part) for part in parts])
+        # The means and counts are over the trees of all processes.
+        own_statistics = [
+            tree_statistics(rollout.tree, rollout.rewards, rollout.advantages) for rollout in first
+        ]
         row = {
             "update": update,
-            **summarise(statistics),
+            **summarise(gather_object(own_statistics)),
+            **sampling_counts(
+                trained=gather_object([token_count(rollout.tree) for rollout in trained]),
+                replaced=gather_object([token_count(rollout.tree) for rollout in replaced]),
+            ),
             **vars(result),
             **self.session.seconds,
             "grader": dict(self.grader.stats),
@@ -701,13 +759,55 @@ class Reporter:
         # One tree of the update, for the viewer.
         record = None
         if self.session.keeps_tree(update):
-            first = batch.problems[0], trees[0], rewards[0], advantages[0]
-            record = tree_record(update, *first, tokenizer)
+            record = tree_record(update, *trained[0], tokenizer)
         self.session.log(row, record)
         # Figures that tell of trouble.
         if self.session.is_main:
             self.watch.look_at(row)
+        trees = [rollout.tree for rollout in trained]
         self.session.count_bad_update(update, result.bad_update, trees)
+
+
+def roll_out(training: Training, grader: Grader, session: Session, batch: Batch) -> list[Rollout]:
+    """Phases 1 to 3: a tree for each prompt of a batch, with rewards and advantages."""
+    flags = training.learner.flags
+    # 1. Grow one tree per prompt. A tree is graded while others still grow.
+    with training.learner.accelerator.autocast():
+        trees, grades = sample(training.sampler, batch, grader, training.to_text)
+    # 2. Wait for the grades that are still missing: 1 or 0 for each leaf.
+    with session.timed("grade"):
+        leaf_rewards = score(trees, grades, batch.seeds, flags.grade_noise)
+    # 3. Mean of the children, bottom-up; then each step against its siblings.
+    rewards, advantages = credit(trees, leaf_rewards, flags)
+    return list(map(Rollout, batch.problems, trees, rewards, advantages))
+
+
+def refill(
+    training: Training, grader: Grader, session: Session, update: int, first: list[Rollout]
+) -> tuple[list[Rollout], list[Rollout]]:
+    """Phases 1 to 3 again, for fresh prompts in the place of those whose trees have no signal.
+
+    A place gets up to --refill_zero_signal fresh prompts, until its tree has signal (dynamic
+    sampling, DAPO, arXiv 2503.14476, section 3.2). Which prompts these are depends on the update
+    and the place alone. So no process needs to know what another one replaced, nor a resumed run
+    what was replaced before it. Processes may make different numbers of rounds: nothing here waits
+    for another process.
+
+    Returns:
+        What to train, in the places of `first`, and what was replaced.
+    """
+    accelerator = training.learner.accelerator
+    trained = list(first)
+    replaced = []
+    for attempt in range(1, training.learner.flags.refill_zero_signal + 1):
+        slots = [slot for slot, rollout in enumerate(trained) if not rollout.has_signal]
+        if not slots:
+            break
+        batch = training.prompts.batch(update, accelerator, attempt).at(slots)
+        for slot, rollout in zip(slots, roll_out(training, grader, session, batch), strict=True):
+            replaced.append(trained[slot])
+            trained[slot] = rollout
+    return trained, replaced
 
 
 def main() -> None:
@@ -716,7 +816,7 @@ def main() -> None:
     training = set_up(flags)
     if flags.dry_run:
         return
-    learner, model = training.learner, training.learner.model
+    learner = training.learner
     task_score = score_of(task_of(flags.dataset_name))
     with (
         Grader(flags.grader_workers, flags.grader_timeout, score=task_score) as grader,
@@ -725,18 +825,17 @@ def main() -> None:
         reporter = Reporter(training, grader, session)
         for update in session.updates():
             batch = training.prompts.batch(update, learner.accelerator)
-            # 1. Grow one tree per prompt. A tree is graded while others still grow.
-            with session.timed("sample"), whole_weights(model), learner.accelerator.autocast():
-                trees, grades = sample(training.sampler, batch, grader, training.to_text)
-            # 2. Wait for the grades that are still missing: 1 or 0 for each leaf.
-            with session.timed("grade"):
-                leaf_rewards = score(trees, grades, batch.seeds, flags.grade_noise)
-            # 3. Mean of the children, bottom-up; then each step against its siblings.
-            rewards, advantages = credit(trees, leaf_rewards, flags)
+            with session.timed("sample"), whole_weights(learner.model):
+                # 1 to 3. From each prompt grow a tree, score its leaves, give credit to its steps.
+                first = roll_out(training, grader, session, batch)
+                # The same for fresh prompts, where no step of a tree got credit.
+                trained, replaced = refill(training, grader, session, update, first)
             # 4. Clipped policy-gradient steps on the steps that have an advantage.
             with session.timed("update"):
+                trees = [rollout.tree for rollout in trained]
+                advantages = [rollout.advantages for rollout in trained]
                 result = update_policy(learner, trees, advantages, update)
-            reporter.report(update, batch, trees, rewards, advantages, result)
+            reporter.report(update, first, trained, replaced, result)
     if learner.accelerator.is_main_process:
         save_result(session.output, learner)
         print_summary(session.output, flags, grader)

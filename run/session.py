@@ -147,12 +147,19 @@ class Session:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds the seconds that a phase takes to the row of the update at hand."""
+        """Adds the seconds that a phase takes to those of the update at hand.
+
+        A phase may come several times, and inside another one, whose seconds leave it out.
+        """
         start = time.perf_counter()
+        timed_before = sum(self.seconds.values())
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.seconds[f"seconds_{phase}"] = time.perf_counter() - start
+        timed_inside = sum(self.seconds.values()) - timed_before
+        seconds = time.perf_counter() - start - timed_inside
+        name = f"seconds_{phase}"
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def keeps_tree(self, update: int) -> bool:
         """Whether a tree of this update goes to trees.jsonl, and its metrics to the tracker."""
@@ -175,11 +182,19 @@ class Session:
         append_line(self.output / "metrics.jsonl", row)
         if tree_record:
             append_line(self.output / "trees.jsonl", tree_record)
-        self.bar.set_postfix(
-            reward=f"{row['reward']:.3f}",
-            kept=f"{row['kept_groups_share']:.2f}",
-            length=f"{row['completion_length']:.0f}",
-        )
+        self.bar.set_postfix(self._shown_figures(row))
+
+    def _shown_figures(self, row: dict) -> dict[str, str]:
+        """What the progress bar shows of an update."""
+        figures = {
+            "kept": f"{row['kept_groups_share']:.2f}",
+            "length": f"{row['completion_length']:.0f}",
+        }
+        if row["reward"] is not None:  # no leaf had a score
+            figures = {"reward": f"{row['reward']:.3f}", **figures}
+        if self.flags.refill_zero_signal:
+            figures["replaced"] = str(row["replaced_trees"])
+        return figures
 
     # --- Trouble and stopping ---
 
