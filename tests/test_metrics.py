@@ -1,12 +1,17 @@
 """What is logged about a hand-made tree, and the warnings."""
 
 import logging
+import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from conftest import random_tree
 
 from advantage import sibling_advantages, step_rewards
-from metrics import Watch, summarise, tree_statistics
+from metrics import Watch, sampling_counts, summarise, token_count, tree_statistics
+from run.session import Session
 from tree import Tree
 
 
@@ -30,12 +35,87 @@ def test_statistics_of_a_tree_by_hand():
     ] == pytest.approx(1 / 3)
     assert row["step_reward_depth_1"] == 0.25 and row["step_reward_depth_2"] == 0.5
     assert row["group_std_depth_1"] == 0.25 and row["group_std_depth_2"] == 0.5
-    assert (row["kept_groups_share"], row["entropy"], row["leaves"], row["sampled_tokens"]) == (
-        1.0,
-        1.0,
-        3,
-        10,
+    assert (row["kept_groups_share"], row["entropy"], row["leaves"]) == (1.0, 1.0, 3)
+    assert row["all_right_share"] == row["all_wrong_share"] == 0
+    assert token_count(tree) == 10
+
+
+def test_what_was_replaced_was_sampled_too():
+    counts = {"sampled_tokens": 60, "replaced_trees": 2, "replaced_tokens": 30}
+    assert sampling_counts(trained=[10, 20], replaced=[5, 25]) == counts
+    nothing = {"sampled_tokens": 30, "replaced_trees": 0, "replaced_tokens": 0}
+    assert sampling_counts(trained=[10, 20], replaced=[]) == nothing
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    "leaves, right, wrong",
+    [
+        ([1, 1, 1], 1, 0),
+        ([0, 0, 0], 0, 1),
+        ([0, 1, 1], 0, 0),
+        ([0.5, 0.5, 0.5], 0, 0),
+        ([0.9, 1, 1], 0, 0),
+        ([NAN, 1, 1], 1, 0),
+        ([NAN, NAN, 0], 0, 1),
+        ([NAN, 0, 1], 0, 0),
+        ([NAN, NAN, NAN], 0, 0),
+    ],
+)
+def test_all_right_and_all_wrong(leaves, right, wrong):
+    """Of the leaves that have a score; where none has one, the prompt is neither."""
+    tokens = [[]] + [[5]] * 3
+    tree = Tree([3], [-1, 0, 0, 0], [0, 1, 1, 1], tokens, tokens, [False] * 4)
+    rewards = torch.tensor([sum(leaves) / 3, *leaves])
+    row = summarise([tree_statistics(tree, rewards, torch.zeros(4))])
+    assert (row["all_right_share"], row["all_wrong_share"], row["leaves"]) == (right, wrong, 3)
+
+
+def test_means_leave_out_what_has_no_score():
+    """Random trees, some of whose nodes have no reward, against sums over nodes."""
+    rng = np.random.default_rng(0)
+    trees = [random_tree(rng, 12) for _ in range(5)]
+    all_rewards = []
+    for _ in trees:
+        rewards = rng.integers(0, 3, 12) / 2
+        rewards[rng.random(12) < 0.4] = NAN
+        all_rewards.append(torch.from_numpy(rewards))
+    assert all_rewards[0][0].isnan() or any(rewards[0].isnan() for rewards in all_rewards)
+    row = summarise(
+        [tree_statistics(*pair, torch.zeros(12)) for pair in zip(trees, all_rewards, strict=True)]
     )
+    nodes = [
+        (depth, node in tree.leaves(), reward)
+        for tree, rewards in zip(trees, all_rewards, strict=True)
+        for node, (depth, reward) in enumerate(
+            zip(tree.depth.tolist(), rewards.tolist(), strict=True)
+        )
+    ]
+
+    def mean(wanted):
+        values = [node[2] for node in nodes if wanted(node) and not math.isnan(node[2])]
+        return pytest.approx(sum(values) / len(values))
+
+    assert row["leaf_pass_rate"] == mean(lambda node: node[1])
+    assert row["reward"] == mean(lambda node: node[0] == 0)
+    assert row["step_reward_depth_2"] == mean(lambda node: node[0] == 2)
+    assert row["leaves"] == sum(node[1] for node in nodes)
+
+
+def test_an_update_without_any_score_has_no_figures_and_is_shown():
+    tree = random_tree(np.random.default_rng(1), 6)
+    row = summarise([tree_statistics(tree, torch.full((6,), NAN), torch.zeros(6))])
+    for name in ("reward", "leaf_pass_rate", "step_reward_depth_1", "group_std_depth_1"):
+        assert row[name] is None
+    session = Session.__new__(Session)
+    session.flags = SimpleNamespace(refill_zero_signal=3)
+    shown = session._shown_figures({**row, **sampling_counts([8], [7, 7])})
+    assert shown["replaced"] == "2" and "reward" not in shown
+    session.flags = SimpleNamespace(refill_zero_signal=0)
+    shown = session._shown_figures({**row, "reward": 0.25})
+    assert shown["reward"] == "0.250" and "replaced" not in shown
 
 
 def test_warnings_come_once_and_in_time(caplog):
