@@ -137,6 +137,8 @@ def _draw_metrics(ax: Axes, updates: list[dict], labels: dict[str, str], scale=1
     for (key, label), colour, dashes in zip(labels.items(), cycle(COLOURS), cycle(DASHES)):
         # An update without any leaf, for example, has no share of right ones.
         rows = [row for row in updates if row.get(key) is not None]
+        if not rows:  # an old run
+            continue
         xs = [row["update"] for row in rows]
         ys = [scale * row[key] for row in rows]
         ax.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.8)

@@ -173,6 +173,18 @@ def test_a_learning_curve_names_its_run_and_averages_five_updates(tmp_path, figu
     assert all(ax.get_ylim()[0] == 0 for ax in figures[0].axes)
 
 
+def test_shares_of_prompts_are_drawn_where_a_run_has_them(tmp_path, figures):
+    old = [metrics(1), metrics(2)]
+    new = [metrics(update, all_right_share=0.25, all_wrong_share=0.5) for update in (1, 2)]
+    for name, rows in (("old", old), ("new", new)):
+        write(tmp_path / name / "metrics.jsonl", *rows)
+        plot_results.plot_run(tmp_path / name)
+    panels = [figure.axes[2] for figure in figures]
+    labels = [panel.get_legend_handles_labels()[1] for panel in panels]
+    assert labels[1] == [*labels[0], "prompts all right", "prompts all wrong"]
+    assert [line.get_ydata().tolist() for line in panels[1].lines[-4::2]] == [[25, 25], [50, 50]]
+
+
 def point(update, score):
     totals = {"update": update, "sampled_tokens": 100 * update, "seconds": 2.0 * update}
     return {**totals, "pass@1": score, "avg@2": score, "sampled_length": 9.0}
