@@ -3,7 +3,7 @@
 import logging
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import torch
 
@@ -24,12 +24,13 @@ def tree_statistics(
     """
     parents = tree.parent.tolist()
     depths = tree.depth.tolist()
-    group_size, _, group_deviation = group_statistics(rewards, tree.parent)  # [nodes] each
+    children = Counter(parents)  # of each node that has any: how many
+    _, _, group_deviation = group_statistics(rewards, tree.parent)  # [nodes]
     trained_parents = set(tree.parent[advantages != 0].tolist())
 
     values = defaultdict(list)
     values["reward"].append(rewards[0].item())
-    leaf_rewards = rewards[group_size == 0]  # [leaves]
+    leaf_rewards = rewards[tree.leaves()]  # [leaves]
     kinds = set(leaf_rewards[~leaf_rewards.isnan()].tolist())
     values["all_right_share"].append(float(kinds == {1.0}))
     values["all_wrong_share"].append(float(kinds == {0.0}))
@@ -40,11 +41,11 @@ def tree_statistics(
         length[node] = length[parents[node]] + len(tree.tokens[node])
         values[f"step_reward_depth_{depths[node]}"].append(rewards[node].item())
     for node in range(len(parents)):
-        if group_size[node] == 0:  # a leaf
+        if not children[node]:  # a leaf
             values["leaf_pass_rate"].append(rewards[node].item())
             values["completion_length"].append(length[node])
             values["unfinished_share"].append(1.0 - float(tree.finished[node]))
-        elif group_size[node] > 1:  # an only child is no group
+        elif children[node] > 1:  # an only child is no group
             values["kept_groups_share"].append(float(node in trained_parents))
             values[f"group_std_depth_{depths[node] + 1}"].append(group_deviation[node].item())
     return values
