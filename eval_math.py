@@ -43,6 +43,7 @@ from types import ModuleType
 
 from data.problems import (
     SHOWN_COLUMNS,
+    answer_of,
     completion_text,
     encode_row,
     file_name,
@@ -441,7 +442,7 @@ def _graded_rows(
                 **{column: problem[column] for column in SHOWN_COLUMNS},
                 "completion": text,
                 "grade": grade,
-                "extracted": benchmark.task.answer(text),
+                "extracted": answer_of(benchmark.task, text),
                 "length": len(tree.tokens[leaf]),
                 "finished": bool(tree.finished[leaf]),
             }
@@ -657,9 +658,11 @@ def announce_run(argv: list[str], flags: Flags) -> None:
             )
         return
     without_run = parse_flags(Flags, argv, __doc__)
-    taken = {
-        name: value for name, value in vars(flags).items() if value != getattr(without_run, name)
-    }
+    taken = {}
+    for name, recorded in flags_of_run(without_run).items():
+        value = getattr(flags, name)
+        if value == recorded and value != getattr(without_run, name):
+            taken[name] = value
     if taken:
         words = shlex.join(flag_words(taken)).replace("\n", "\\n")
         print(f"from {config}: {words}")
