@@ -151,21 +151,23 @@ def score_of(task: ModuleType) -> str:
     return f"{task.score.__module__}:{task.score.__qualname__}"
 
 
+# Tasks whose `answer` has raised an error.
+_WARNED_TASKS: set[str] = set()
+
+
 def answer_of(task: ModuleType, completion: str) -> str | None:
     """What a completion answers, as a text, to be shown and counted in a vote. None where it
     answers nothing, or the task can't say: its `answer` may meet any text."""
     try:
         answer = task.answer(completion)
     except Exception as error:
-        _warn_of_answer(task.__name__, f"{type(error).__name__}: {first_line(error)}")
+        if task.__name__ not in _WARNED_TASKS:
+            _WARNED_TASKS.add(task.__name__)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            message = "%s: answer raised %s; such completions count as without an answer"
+            logger.warning(message, task.__name__, reason)
         return None
     return None if answer is None else str(answer)
-
-
-@functools.cache
-def _warn_of_answer(name: str, reason: str) -> None:
-    """Warns of a task's `answer` that raised an error, once for each reason."""
-    logger.warning("%s: answer raised %s; the completion counts as without an answer", name, reason)
 
 
 def tiny_base_of(name: str) -> str:
