@@ -18,6 +18,8 @@ RECORDED_FLAGS = (
     "bf16",
     "data_dir",
     "dataset_config",
+    "dataset_test_split",
+    "partial_credit",
     "problem_column",
     "answer_column",
     "prompt_template",

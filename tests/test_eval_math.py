@@ -12,7 +12,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from accelerate import Accelerator
 from conftest import random_model
-from test_scripts import read, refused, train
+from peft import LoraConfig, get_peft_model
+from test_scripts import TWO_PROCESSES, read, refused, script, train
+from transformers import AutoModelForCausalLM
 
 import eval_math
 from data.arithmetic import LARGEST, OPERATORS
@@ -454,6 +456,26 @@ def test_the_command_that_training_prints_evaluates_what_was_trained(
     eval_math.main()
     (scores_file,) = tmp_path.glob("results/eval-one-step-000001/scores.json")
     assert json.loads(scores_file.read_text())["scores"] == last
+
+
+def test_two_processes_evaluate_as_one(tmp_path, monkeypatch, capsys):
+    run = run_folder(tmp_path / "run", "temperature: 0.9\nmax_new_tokens: 30\n")
+    sums = tmp_path / "sums.csv"
+    sums.write_text("problem,answer\n2+3,5\n7+2,9\n2*3,6\n")
+    base = AutoModelForCausalLM.from_pretrained(tiny_base_of("arithmetic"))
+    get_peft_model(base, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(run / "adapter")
+    flags = ["--adapter", run / "adapter", "--benchmarks", "arithmetic[:5]", sums]
+    flags = [*map(str, flags), "--num_samples", "2", "--output_dir"]
+    monkeypatch.setattr("sys.argv", ["eval_math.py", *flags, str(tmp_path / "one")])
+    eval_math.main()
+    table = capsys.readouterr().out.splitlines()[1:4]
+    printed = script(*TWO_PROCESSES[:-1], "eval_math.py", *flags, tmp_path / "two")
+    assert printed.count("config.yaml: ") == 1 and "\n".join(table) in printed
+    names = sorted(path.name for path in (tmp_path / "one" / "eval").iterdir())
+    assert len(names) == 2
+    for name in names:
+        one, two = (read(tmp_path / output / "eval" / name) for output in ("one", "two"))
+        assert one == two and len(one) in (9, 15)
 
 
 def test_what_training_is_evaluated_on_by_default(tmp_path, monkeypatch):
