@@ -328,7 +328,7 @@ def evaluate(
         The scores of each benchmark (`summarise`), the same on every process.
     """
     setting = Setting(model, tokenizer, accelerator, flags, output)
-    prepared = [prepare(model, tokenizer, *item, flags) for item in benchmarks.items()]
+    prepared = check_benchmarks(model, tokenizer, benchmarks, flags)
     return dict(evaluate_each(setting, prepared, grader))
 
 
