@@ -1,9 +1,18 @@
-"""Scores a model on math benchmarks: greedy pass@1, and with --num_samples k also avg@k, pass@k and
-maj@k.
+"""Scores a model on the problems of any task: greedy pass@1, and with --num_samples k also avg@k,
+pass@k and maj@k.
 
     python eval_math.py                                   # the tiny base on the built-in task:
                                                           # about 20 s on 2 cores
-    python eval_math.py --adapter results/RUN/adapter     # after training it
+    python eval_math.py --adapter results/RUN/adapter     # what a run has trained
+    python eval_math.py --benchmarks countdown "gsm8k[:200]" my_task.py my.csv
+
+A benchmark is whatever --dataset_name takes: a built-in task, at a level where it has some
+(countdown:5); a known data set of mathematics; a task or a data file of your own; a Hub id. Each is
+asked, answered and scored as its own task says, and a slice may follow its name.
+
+What lies in a run's folder (adapter/, model/, checkpoints/step-N) is evaluated as it was trained:
+the run's config.yaml gives the model, the prompts, the benchmarks and the length of completions,
+wherever the command line and --config don't.
 
 As the paper evaluates, by the mean over 8 samples; then the scores beside the published ones:
 
@@ -11,29 +20,30 @@ As the paper evaluates, by the mean over 8 samples; then the scores beside the p
         --benchmarks math500 olympiadbench minerva aime24 --temperature 0.6 --num_samples 8
     python eval_math.py --table results/eval-A results/eval-B
 
-Every score comes with n and its standard error over problems. Prompts are those of Qwen2.5-Math's
-evaluation where the tokenizer has a chat template. Under `accelerate launch` the problems are
-spread over the processes.
+Every score comes with n and its standard error over problems. Mathematics is asked as in
+Qwen2.5-Math's evaluation where the tokenizer has a chat template. Under `accelerate launch` the
+problems are spread over the processes.
 """
 
-import itertools
 import json
 import logging
 import math
 import os
 import re
+import shlex
 import statistics
 import sys
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 
 from data.problems import (
     SHOWN_COLUMNS,
+    answer_of,
     completion_text,
     encode_row,
     file_name,
@@ -45,7 +55,8 @@ from data.problems import (
 )
 from data.tiny_bases import TINY_BASES
 from run.errors import BadInput, first_line, run_script
-from run.flags import ModelAndDataFlags, check_shared, flag, parse_flags
+from run.flags import ModelAndDataFlags, check_shared, flag, flag_words, parse_flags
+from run.recorded import config_of, recorded_flags
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +69,13 @@ class Flags(ModelAndDataFlags):
         None, "folder of a PEFT adapter to put on the model, e.g. results/RUN/adapter"
     )
     benchmarks: list[str] = flag(
-        ["arithmetic"], "names, files or Hub ids; a slice may follow, e.g. gsm8k[:200]"
+        ["arithmetic"],
+        "tasks, data files, task files or Hub ids; a slice may follow, e.g. gsm8k[:200]",
     )
     num_samples: int = flag(0, "sampled completions per problem, k; 0 for the greedy one alone")
-    max_new_tokens: int = flag(2048, "longest completion")
+    max_new_tokens: int | None = flag(
+        None, "longest completion; default 2048, or what the model has positions for"
+    )
     output_dir: str | None = flag(
         None, "where results go; default results/eval-NAME, by the run or the model"
     )
@@ -71,8 +85,11 @@ class Flags(ModelAndDataFlags):
 
 
 def read_flags(argv: list[str]) -> Flags:
-    """The flags of a command line, checked as far as that needs no model."""
+    """The flags of a command line, with defaults filled in; checked as far as that needs no
+    model."""
     flags = parse_flags(Flags, argv, __doc__)
+    if recorded := flags_of_run(flags):
+        flags = parse_flags(Flags, argv, __doc__, recorded=recorded)
     check_shared(flags)
     model_name = flags.model_name_or_path or tiny_base_of(flags.benchmarks[0])
     flags = replace(flags, model_name_or_path=model_name)
@@ -84,6 +101,36 @@ def read_flags(argv: list[str]) -> Flags:
     return flags
 
 
+def flags_of_run(flags: Flags) -> dict:
+    """The flags of the run that the weights to be evaluated lie in, as far as an evaluation takes
+    them over; none for other weights.
+
+    Raises:
+        BadInput: the run's config.yaml is damaged.
+    """
+    config = _config_of_run(flags)
+    if config is None or not config.exists():
+        return {}
+    recorded = recorded_flags(config, {field.name for field in fields(Flags)})
+    # Checked by themselves, so that the line can name their file.
+    try:
+        check_shared(parse_flags(Flags, [], __doc__, recorded=recorded))
+    except BadInput as error:
+        raise BadInput(f"{config}: {error}") from error
+
+    # A tiny base of another checkout, where the run was made, is that of this one.
+    base = Path(recorded.get("model_name_or_path", ""))
+    for own_base in TINY_BASES.values():
+        if not base.exists() and base.parts[-2:] == own_base.parts[-2:]:
+            recorded["model_name_or_path"] = str(own_base)
+    return recorded
+
+
+def _config_of_run(flags: Flags) -> Path | None:
+    weights = flags.adapter or flags.model_name_or_path
+    return None if flags.table or weights is None else config_of(weights)
+
+
 # A mistyped flag is answered here, before the imports below, which take seconds.
 if __name__ == "__main__":
     run_script(lambda: read_flags(sys.argv[1:]))
@@ -93,14 +140,16 @@ from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftConfig, PeftModel
 from tqdm import trange
 
+from generate import max_positions
 from paper_tables import PAPER_BENCHMARKS, PUBLISHED, paper_table
 from policy import check_sampler
-from reward import Grader, check_platform, same_answer
+from reward import Grader, check_platform
 from run.folder import write_whole
 from run.models import damaged_file, load_model, one_line
 from run.processes import device_dtype, launched_processes
 from tree import Tree
 from tree_sampler import TreeSampler
+from votes import majority
 
 __all__ = [
     "PAPER_BENCHMARKS",
@@ -120,6 +169,9 @@ __all__ = [
 ]
 
 
+# Tokens; where --max_new_tokens is left out, and the model has positions for so many.
+LONGEST_COMPLETION = 2048
+
 # --- Estimators ---
 
 
@@ -133,90 +185,6 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     0.5
     """
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
-
-
-def majority(answers: list[str | None], grades: list[float], grader: Grader | None = None) -> float:
-    """The grade of the most frequent answer; of several that tie, the mean of theirs. No answer is
-    no vote.
-
-    Equal values are votes for one answer however they are spelled, by the grader's own equality.
-    Pairs that only a comparison by value can decide are put to its workers, and only where they can
-    change the result. Under the score of another task than mathematics, spelling is all.
-
-    Args:
-        grader: whose workers decide; left out, one is started where it is needed.
-
-    >>> majority(["5", "6", "5", None], [1.0, 0.0, 1.0, 0.0])
-    1.0
-    >>> majority(["3", "1/2", "0.5"], [0.0, 1.0, 1.0])
-    1.0
-    """
-    # The grades of the votes for each spelling.
-    votes: dict[str, list[float]] = defaultdict(list)
-    for answer, grade in zip(answers, grades, strict=True):
-        if answer is not None:
-            votes[answer].append(grade)
-    # Where all grades are alike, so is the winner's.
-    all_grades = [grade for grades in votes.values() for grade in grades]
-    if len(set(all_grades)) < 2:
-        return float(all_grades[0]) if all_grades else 0.0
-
-    def size(group: list[str]) -> int:
-        return sum(len(votes[spelling]) for spelling in group)
-
-    # Groups of spellings with one value: first as far as that can be told at once, then, if it
-    # matters, with the help of workers.
-    groups = [[spelling] for spelling in votes]
-    if not isinstance(grader, Grader) or grader.is_of_mathematics:
-        groups = _joined(groups, lambda one, other: same_answer(one, other) is True)
-        # All the other groups together could not catch up with this one.
-        has_leader = 2 * max(map(size, groups)) > len(all_grades)
-        if not has_leader and _any_undecided(groups):
-            with nullcontext(grader) if grader else Grader(1) as judge:
-                groups = _joined(groups, _same_by_value(judge))
-
-    # The winners, and the mean grade of each.
-    most = max(map(size, groups))
-    means = []
-    for group in groups:
-        if size(group) == most:
-            means.append(statistics.fmean(grade for text in group for grade in votes[text]))
-    return statistics.fmean(means)
-
-
-def _joined(groups: list[list[str]], same: Callable[[str, str], bool]) -> list[list[str]]:
-    """Joins the groups whose first members are the same."""
-    joined: list[list[str]] = []
-    for group in groups:
-        match = next((other for other in joined if same(other[0], group[0])), None)
-        if match is None:
-            joined.append(list(group))
-        else:
-            match += group
-    return joined
-
-
-def _any_undecided(groups: list[list[str]]) -> bool:
-    """Whether there are groups that only a comparison by value can tell apart or join."""
-    return any(same_answer(a[0], b[0]) is None for a, b in itertools.combinations(groups, 2))
-
-
-def _same_by_value(grader: Grader) -> Callable[[str, str], bool]:
-    """Whether two answers are the same, by the grader's workers where nothing simpler tells.
-
-    An answer in two comparisons that broke a limit takes part in no more, so that n hostile answers
-    cost at most n time-outs."""
-    strikes: Counter[str] = Counter()
-
-    def same(one: str, other: str) -> bool:
-        verdict = same_answer(one, other)
-        if verdict is None and max(strikes[one], strikes[other]) < 2:
-            verdict = grader.same_value(one, other)
-            if verdict is None:
-                strikes.update([one, other])
-        return bool(verdict)
-
-    return same
 
 
 def mean_and_error(values: list[float]) -> dict[str, float]:
@@ -280,7 +248,6 @@ class Setting:
 
     model: PeftModel  # or any causal LM
     tokenizer: object
-    grader: Grader
     accelerator: Accelerator
     flags: Flags  # or those of the trainer
     output: Path
@@ -295,33 +262,48 @@ class Benchmark:
     problems: list[dict]
     template: str | None  # of its prompts
     prompts: list[list[int]]  # token ids, one list per problem
+    longest: int  # most new tokens in a completion
 
 
-def prepare(tokenizer, name: str, problems: list[dict], flags) -> Benchmark:
-    """A benchmark with its prompts encoded."""
+def prepare(model, tokenizer, name: str, problems: list[dict], flags) -> Benchmark:
+    """A benchmark with its prompts encoded, and with the length of its completions: that of
+    --max_new_tokens, or else LONGEST_COMPLETION tokens, or as many as the model has positions for
+    after the longest prompt."""
     # A template is the user's, or the tokenizer's; else the task asks by itself.
     task = task_of(name)
     template = template_for(flags.prompt_template, tokenizer)
     prompts = [encode_row(tokenizer, task, row, template, flags.num_shots) for row in problems]
-    return Benchmark(name, task, problems, template, prompts)
+    longest = flags.max_new_tokens
+    if longest is None:
+        limit = max_positions(model) or math.inf
+        room = limit - max(map(len, prompts))
+        longest = max(1, min(LONGEST_COMPLETION, room))
+    return Benchmark(name, task, problems, template, prompts, longest)
 
 
-def check_benchmarks(model, tokenizer, benchmarks: dict[str, list[dict]], flags) -> None:
-    """Finds out before any work whether the model can take every prompt and the longest completion.
+def check_benchmarks(model, tokenizer, benchmarks: dict[str, list[dict]], flags) -> list[Benchmark]:
+    """The benchmarks, ready to be run. So one finds out before any work whether the model can take
+    every prompt and the longest completion.
+
+    Args:
+        benchmarks: the problems of each, by name.
 
     Raises:
         BadInput: it can't.
     """
-    prompts = []
+    prepared = []
     for name, problems in benchmarks.items():
-        prompts += prepare(tokenizer, name, problems, flags).prompts
-    longest = flags.max_new_tokens
-    try:
-        sampler = TreeSampler(model, tokenizer, branching=1, depth=1, step_tokens=longest)
-        sampler.check_prompts(prompts)
-    except ValueError as error:
-        where = f"--model_name_or_path {flags.model_name_or_path} with --max_new_tokens {longest}"
-        raise BadInput(f"{where}: {error}") from error
+        benchmark = prepare(model, tokenizer, name, problems, flags)
+        longest = benchmark.longest
+        try:
+            sampler = TreeSampler(model, tokenizer, branching=1, depth=1, step_tokens=longest)
+            sampler.check_prompts(benchmark.prompts)
+        except ValueError as error:
+            model_flag = f"--model_name_or_path {flags.model_name_or_path}"
+            where = f"{model_flag} with --max_new_tokens {longest}"
+            raise BadInput(f"{where}: {error}") from error
+        prepared.append(benchmark)
+    return prepared
 
 
 def evaluate(
@@ -345,42 +327,59 @@ def evaluate(
     Returns:
         The scores of each benchmark (`summarise`), the same on every process.
     """
-    setting = Setting(model, tokenizer, grader, accelerator, flags, output)
-    scores = {}
-    for name, problems in benchmarks.items():
-        scores[name] = _evaluate_one(setting, prepare(tokenizer, name, problems, flags))
-    return scores
+    setting = Setting(model, tokenizer, accelerator, flags, output)
+    prepared = check_benchmarks(model, tokenizer, benchmarks, flags)
+    return dict(evaluate_each(setting, prepared, grader))
 
 
-def _evaluate_one(setting: Setting, benchmark: Benchmark) -> dict:
+def evaluate_each(
+    setting: Setting, benchmarks: list[Benchmark], grader: Grader
+) -> Iterator[tuple[str, dict]]:
+    """`evaluate` of prepared benchmarks: the name and the scores of each, as soon as it is done.
+
+    Args:
+        grader: for the benchmarks of its own score, and with its limits for all others.
+    """
+    with graders_like(grader) as grader_of:
+        for benchmark in benchmarks:
+            own_grader = grader_of(score_of(benchmark.task))
+            yield benchmark.name, _evaluate_one(setting, benchmark, own_grader)
+
+
+@contextmanager
+def graders_like(grader: Grader) -> Iterator[Callable[[str], Grader]]:
+    """Gives a Grader for each score: the one given for its own, and for any other one with the
+    same limits, which starts when it is first asked for and ends with the `with`. Their counts are
+    added to those of the grader given."""
+    graders = {grader.score: grader}
+    with ExitStack() as stack:
+
+        def grader_of(score: str) -> Grader:
+            if score not in graders:
+                new = Grader(grader.workers, grader.timeout, grader.memory_mb, score)
+                graders[score] = stack.enter_context(new)
+            return graders[score]
+
+        yield grader_of
+    for other in graders.values():
+        if other is not grader:
+            grader.stats.update(other.stats)
+
+
+def _evaluate_one(setting: Setting, benchmark: Benchmark, grader: Grader) -> dict:
     is_main_process = setting.accelerator.is_main_process
     scores = None
-    with _grader_of(benchmark.task, setting.grader) as grader:
-        rows = _complete_and_grade(setting, benchmark, grader, greedy=True)
-        if setting.flags.num_samples:
-            rows += _complete_and_grade(setting, benchmark, grader, greedy=False)
-        rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
-        # One vote, and not one per process.
-        if is_main_process:
-            scores = summarise(rows, grader)
+    rows = _complete_and_grade(setting, benchmark, grader, greedy=True)
+    if setting.flags.num_samples:
+        rows += _complete_and_grade(setting, benchmark, grader, greedy=False)
+    rows = sorted(gather_object(rows), key=lambda row: (row["index"], not row["greedy"]))
+    # One vote, and not one per process.
     if is_main_process:
+        scores = summarise(rows, grader)
         path = setting.output / "eval" / f"{file_name(benchmark.name)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     return broadcast_object_list([scores])[0]
-
-
-@contextmanager
-def _grader_of(task: ModuleType, grader: Grader) -> Iterator[Grader]:
-    """The grader given; or, for a task with another score, one with the same limits, whose counts
-    are added to those of the grader given."""
-    score = score_of(task)
-    if score == grader.score:
-        yield grader
-        return
-    with Grader(grader.workers, grader.timeout, grader.memory_mb, score) as own_grader:
-        yield own_grader
-    grader.stats.update(own_grader.stats)
 
 
 def _complete_and_grade(
@@ -396,7 +395,7 @@ def _complete_and_grade(
         setting.tokenizer,
         branching=width,
         depth=1,
-        step_tokens=flags.max_new_tokens,
+        step_tokens=benchmark.longest,
         temperature=0.0 if greedy else flags.temperature,
         top_p=flags.top_p,
         max_rows=flags.max_rows,
@@ -443,7 +442,7 @@ def _graded_rows(
                 **{column: problem[column] for column in SHOWN_COLUMNS},
                 "completion": text,
                 "grade": grade,
-                "extracted": benchmark.task.answer(text),
+                "extracted": answer_of(benchmark.task, text),
                 "length": len(tree.tokens[leaf]),
                 "finished": bool(tree.finished[leaf]),
             }
@@ -644,6 +643,31 @@ def write_paper_table(flags: Flags) -> None:
     print(f"{markdown}\nwritten to {output}/paper_table.md and paper_table.tex")
 
 
+def announce_run(argv: list[str], flags: Flags) -> None:
+    """Says which flags the run's config.yaml has given, beyond the command line and the
+    defaults."""
+    config = _config_of_run(flags)
+    if config is None:
+        return
+    if not config.exists():
+        # Any model may lie in a folder that is called model.
+        if flags.adapter:
+            consequence = "model, prompts and benchmarks are those of the command line"
+            logger.warning(
+                "--adapter %s: its run has no config.yaml; %s", flags.adapter, consequence
+            )
+        return
+    without_run = parse_flags(Flags, argv, __doc__)
+    taken = {}
+    for name, recorded in flags_of_run(without_run).items():
+        value = getattr(flags, name)
+        if value == recorded and value != getattr(without_run, name):
+            taken[name] = value
+    if taken:
+        words = shlex.join(flag_words(taken)).replace("\n", "\\n")
+        print(f"from {config}: {words}")
+
+
 def main() -> None:
     flags = read_flags(sys.argv[1:])
     if flags.table:
@@ -653,19 +677,22 @@ def main() -> None:
     # First, as Accelerator alone would not join processes without a GPU.
     launched_processes()
     accelerator = Accelerator()
+    if accelerator.is_main_process:
+        announce_run(sys.argv[1:], flags)
 
     # Everything is checked before the first completion: folder, data, model, lengths.
     output = Path(flags.output_dir or default_folder(flags))
     settings, earlier_scores = scores_so_far(output, flags)
-    benchmarks = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
+    problems = {name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks}
     tokenizer, model = load_model_to_evaluate(flags, accelerator)
-    check_benchmarks(model, tokenizer, benchmarks, flags)
+    benchmarks = check_benchmarks(model, tokenizer, problems, flags)
 
+    setting = Setting(model, tokenizer, accelerator, flags, output)
     scores: dict[str, dict] = {}
-    with Grader(flags.grader_workers, flags.grader_timeout) as grader:
-        for name, problems in benchmarks.items():
-            benchmark = {name: problems}
-            scores |= evaluate(model, tokenizer, benchmark, grader, accelerator, flags, output)
+    score = score_of(benchmarks[0].task)
+    with Grader(flags.grader_workers, flags.grader_timeout, score=score) as grader:
+        for name, scores_of_benchmark in evaluate_each(setting, benchmarks, grader):
+            scores[name] = scores_of_benchmark
             # After each benchmark: what a kill leaves behind is good.
             if accelerator.is_main_process:
                 content = {**settings, "scores": {**earlier_scores, **scores}}

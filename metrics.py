@@ -92,6 +92,7 @@ def tree_record(
     rewards: torch.Tensor,
     advantages: torch.Tensor,
     tokenizer,
+    extracted: dict[int, str | None],
 ) -> dict:
     """One line of trees.jsonl: everything the viewer shows, in plain JSON.
 
@@ -99,8 +100,11 @@ def tree_record(
         problem: with id, problem and answer.
         rewards: step rewards [nodes].
         advantages: [nodes].
+        extracted: by leaf, what its completion answers.
     """
     nodes = tree.to_json(tokenizer.decode, reward=rewards, advantage=advantages)
+    for leaf, answer in extracted.items():
+        nodes[leaf]["extracted"] = answer
     named = {name: problem[name] for name in ("id", "problem", "answer")}
     return {"update": update, **named, "nodes": nodes}
 

@@ -21,6 +21,7 @@ GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same
 import copy
 import importlib.util
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.problems import (
+    answer_of,
+    benchmark_for,
     completion_text,
     encode_row,
     load_problems,
@@ -190,7 +193,9 @@ class Flags(ModelAndDataFlags):
     eval_steps: int = flag(
         0, "updates between evaluations, also before the first and after the last; 0 for none"
     )
-    benchmarks: list[str] = flag(["arithmetic[:500]"], "what to evaluate on")
+    benchmarks: list[str] | None = flag(
+        None, "what to evaluate on; default: the test split of dataset_name, or that itself"
+    )
     num_samples: int = flag(
         4, "sampled completions per problem in evaluations, beside the greedy one"
     )
@@ -276,7 +281,7 @@ def check_tracker(name: str) -> None:
 def fill_in_defaults(flags: Flags) -> Flags:
     """The flags with those filled in that others decide.
 
-    branching becomes one width per depth; model_name_or_path, depth, max_new_tokens and
+    branching becomes one width per depth; model_name_or_path, depth, benchmarks, max_new_tokens and
     scale_rewards get values.
 
     Raises:
@@ -296,6 +301,7 @@ def fill_in_defaults(flags: Flags) -> Flags:
         model_name_or_path=flags.model_name_or_path or tiny_base_of(flags.dataset_name),
         branching=widths,
         depth=len(widths),
+        benchmarks=flags.benchmarks or [benchmark_for(flags.dataset_name, flags.data_dir)],
         max_new_tokens=flags.max_new_tokens or len(widths) * flags.step_tokens,
         scale_rewards=flags.scale_rewards or DEFAULT_SCALES[flags.advantage],
     )
@@ -596,12 +602,18 @@ class Training:
     sampler: TreeSampler
     prompts: Prompts
     template: str | None  # of prompts
-    benchmarks: dict[str, list[dict]]  # problems by name; none where nothing is evaluated
+    benchmarks: list[eval_math.Benchmark]  # none where nothing is evaluated
 
     def to_text(self, ids: list[int]) -> str:
         """The text of a completion."""
         learner = self.learner
         return completion_text(learner.tokenizer, ids, self.template, learner.flags.num_shots)
+
+    def answers(self, tree: Tree) -> dict[int, str | None]:
+        """What each leaf of a tree answers."""
+        task = task_of(self.learner.flags.dataset_name)
+        texts = {leaf: self.to_text(tree.text_ids(leaf)) for leaf in tree.leaves()}
+        return {leaf: answer_of(task, text) for leaf, text in texts.items()}
 
 
 def set_up(flags: Flags) -> Training:
@@ -623,9 +635,9 @@ def set_up(flags: Flags) -> Training:
     tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
     template = template_for(flags.prompt_template, tokenizer)
     prompts = load_prompts(flags, tokenizer, template)
-    benchmarks = {}
+    test_problems = {}
     if flags.eval_steps:
-        benchmarks = {
+        test_problems = {
             name: load_problems(name, "test", *flags.columns) for name in flags.benchmarks
         }
     # What trains and what samples, each checked against the model.
@@ -635,13 +647,26 @@ def set_up(flags: Flags) -> Training:
     except ValueError as error:  # a setting that peft, transformers or the sampler refuses
         raise BadInput(str(error).splitlines()[0]) from error
     check_lengths(sampler, prompts, learner.reference)
-    if flags.eval_steps:
-        eval_math.check_benchmarks(learner.model, tokenizer, benchmarks, flags)
+    benchmarks = eval_math.check_benchmarks(learner.model, tokenizer, test_problems, flags)
     # What it will cost, before anything runs.
     if accelerator.is_main_process:
+        announce_shared_problems(prompts.problems, test_problems)
         processes, device = accelerator.num_processes, accelerator.device
         print(budget.describe(flags, learner.model, prompts.longest, processes, device, dtype))
     return Training(learner, sampler, prompts, template, benchmarks)
+
+
+def announce_shared_problems(problems: list[dict], test_problems: dict[str, list[dict]]) -> None:
+    """Says how many problems of each benchmark are trained on, where any is: scores on these tell
+    nothing of others."""
+    trained = {(row["problem"], row["answer"]) for row in problems}
+    for name, rows in test_problems.items():
+        shared = sum((row["problem"], row["answer"]) in trained for row in rows)
+        if shared:
+            print(
+                f"evaluations on {name}: {shared} of its {len(rows)} problems are trained on; "
+                "--benchmarks names others"
+            )
 
 
 def check_lengths(sampler: TreeSampler, prompts: Prompts, reference) -> None:
@@ -695,6 +720,8 @@ def open_session(training: Training, grader: Grader) -> Session:
     accelerator = learner.accelerator
     output, done = open_folder(training)
 
+    setting = eval_math.Setting(learner.model, learner.tokenizer, accelerator, flags, output)
+
     def save(update: int) -> None:
         states = gather_object([random_states()])
         if accelerator.is_main_process:
@@ -702,15 +729,7 @@ def open_session(training: Training, grader: Grader) -> Session:
 
     def evaluate(update: int) -> tuple[dict, str]:
         with whole_weights(learner.model), accelerator.autocast():
-            scores = eval_math.evaluate(
-                learner.model,
-                learner.tokenizer,
-                training.benchmarks,
-                grader,
-                accelerator,
-                flags,
-                output,
-            )
+            scores = dict(eval_math.evaluate_each(setting, training.benchmarks, grader))
         return scores, eval_math.format_table(scores)
 
     return Session(flags, accelerator, output, done, save, evaluate)
@@ -759,7 +778,9 @@ class Reporter:
         # One tree of the update, for the viewer.
         record = None
         if self.session.keeps_tree(update):
-            record = tree_record(update, *trained[0], tokenizer)
+            shown = trained[0]
+            answers = self.training.answers(shown.tree)
+            record = tree_record(update, *shown, tokenizer, answers)
         self.session.log(row, record)
         # Figures that tell of trouble.
         if self.session.is_main:
@@ -879,13 +900,10 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
 
 
 def model_words(output: Path, flags: Flags) -> str:
-    """The words by which eval_math.py finds what was trained."""
+    """The words by which eval_math.py finds what was trained; the rest is in config.yaml there."""
     if not flags.use_peft:
-        return f"--model_name_or_path {output}/model"
-    adapter = f"--adapter {output}/adapter"
-    if flags.model_name_or_path == tiny_base_of(flags.dataset_name):
-        return adapter
-    return f"--model_name_or_path {flags.model_name_or_path} {adapter}"
+        return shlex.join(["--model_name_or_path", f"{output}/model"])
+    return shlex.join(["--adapter", f"{output}/adapter"])
 
 
 def compare_evaluations(evaluations: list[dict]) -> None:

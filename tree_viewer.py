@@ -31,7 +31,7 @@ def shown_tree(record: dict) -> dict:
     depth, row: its place. Leaves have rows 0, 1, ...; an inner node is in the middle of its leaves.
     pruned: no sibling has an advantage, so the group carries no signal.
     mark: of a leaf, "✓" right, "✗" wrong, "~" partly right, "?" without a grade; else "".
-    extracted: of a leaf, the answer that its text commits to, or None.
+    extracted: of a leaf, the answer that its completion commits to, or None.
 
     Raises:
         ValueError, TypeError: the nodes are not those of a tree.
@@ -48,7 +48,7 @@ def shown_tree(record: dict) -> dict:
         node["row"] = rows[i]
         node["pruned"] = i > 0 and node["parent"] not in with_signal
         node["mark"] = _mark(node["reward"]) if is_leaf else ""
-        node["extracted"] = extract_answer(_path_text(nodes, i)) if is_leaf else None
+        node["extracted"] = _answer(given[i], _path_text(nodes, i)) if is_leaf else None
     return {
         "update": _text(record.get("update", "?")),
         "problem": _text(record.get("problem", "?")),
@@ -89,6 +89,14 @@ def _figure(value: object) -> int | float | None:
     if type(value) in (int, float) and abs(value) < 1e15:
         return value
     return None
+
+
+def _answer(node: dict, completion: str) -> str | None:
+    """What a leaf answers: as its task said, or by the rules of mathematics in files of before."""
+    if "extracted" not in node:
+        return extract_answer(completion)
+    answer = node["extracted"]
+    return None if answer is None else _text(answer)
 
 
 def _mark(reward: float | None) -> str:

@@ -132,6 +132,23 @@ def answer(completion: str) -> str | None:
 # --- Where a data set is ---
 
 
+def has_test_split(name: str, data_dir: str | None = None) -> bool:
+    """Whether a data set has other problems to be tested on than to be trained on: a known set that
+    has a test split, or under `data_dir` a file for training beside it; and an id of the Hub, as
+    far as can be told without asking. A file has none."""
+    if data_dir and (name in SOURCES or os.path.isfile(Path(data_dir, f"{name}.jsonl"))):
+        return os.path.isfile(Path(data_dir, f"train_{name}.jsonl"))
+    if name in SOURCES:
+        return SOURCES[name].test is not None
+    return not _is_file(name)
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name means a file. One with the ending of a file is never looked up on the Hub."""
+    has_file_ending = Path(name).suffix.lower() in (*FILE_KINDS, *OTHER_KINDS)
+    return has_file_ending or os.path.isfile(name)
+
+
 def _flag_of(split: str) -> str:
     """The flag by which a data set of this split is named, for messages."""
     return "--dataset_name" if split == "train" else "--benchmarks"
@@ -150,9 +167,8 @@ def _find_table(name: str, split: str, data_dir: str | None) -> tuple[dict[int, 
                 path = path_for_training
             return read_file(path), unknown_columns
 
-    # 2. A file. A name with the ending of one is never looked up on the Hub.
-    has_file_ending = Path(name).suffix.lower() in (*FILE_KINDS, *OTHER_KINDS)
-    if has_file_ending or os.path.isfile(name):
+    # 2. A file.
+    if _is_file(name):
         return read_file(Path(name)), unknown_columns
 
     # 3. On the Hub: a known set, or an id whose splits have the usual names.

@@ -31,6 +31,8 @@ __all__ = [
     "SOURCES",
     "SYSTEM_PROMPT",
     "BadInput",
+    "answer_of",
+    "benchmark_for",
     "completion_text",
     "encode_prompt",
     "encode_row",
@@ -149,6 +151,25 @@ def score_of(task: ModuleType) -> str:
     return f"{task.score.__module__}:{task.score.__qualname__}"
 
 
+# Tasks whose `answer` has raised an error.
+_WARNED_TASKS: set[str] = set()
+
+
+def answer_of(task: ModuleType, completion: str) -> str | None:
+    """What a completion answers, as a text, to be shown and counted in a vote. None where it
+    answers nothing, or the task can't say: its `answer` may meet any text."""
+    try:
+        answer = task.answer(completion)
+    except Exception as error:
+        if task.__name__ not in _WARNED_TASKS:
+            _WARNED_TASKS.add(task.__name__)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            message = "%s: answer raised %s; such completions count as without an answer"
+            logger.warning(message, task.__name__, reason)
+        return None
+    return None if answer is None else str(answer)
+
+
 def tiny_base_of(name: str) -> str:
     """The folder of the tiny base that goes with a data set: the task's own, or arithmetic's.
 
@@ -156,6 +177,37 @@ def tiny_base_of(name: str) -> str:
     'tiny_base'
     """
     return str(TINY_BASES.get(split_name(name).base, TINY_BASES["arithmetic"]))
+
+
+# The most problems of a task's test split that evaluations take by default.
+DEFAULT_TEST_PROBLEMS = 500
+
+
+def benchmark_for(name: str, data_dir: str | None = None) -> str:
+    """What training on a data set is evaluated on where nothing else is asked for: its test split,
+    at the same level, of a task at most 500 problems. Where there is no test split, which is so for
+    a file, it is what is trained on.
+
+    >>> benchmark_for("arithmetic[:2000]"), benchmark_for("svamp"), benchmark_for("my.csv[:90]")
+    ('arithmetic[:500]', 'svamp', 'my.csv[:90]')
+    """
+    base, level, _ = split_name(name)
+    task = task_of(name)
+    if task is mathematics:
+        return base if mathematics.has_test_split(base, data_dir) else name
+    test_split = base if level is None else f"{base}:{level}"
+    is_long = _test_size(test_split) > DEFAULT_TEST_PROBLEMS
+    return f"{test_split}[:{DEFAULT_TEST_PROBLEMS}]" if is_long else test_split
+
+
+@functools.cache
+def _test_size(name: str) -> int:
+    """How many problems a task's test split has; 0 where they can't be loaded, which is said where
+    they are."""
+    try:
+        return len(load_problems(name, "test"))
+    except BadInput:
+        return 0
 
 
 # --- Rows ---

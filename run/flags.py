@@ -123,6 +123,7 @@ def parse_flags(
     description: str,
     demos: dict[str, str] | None = None,
     retired: dict[tuple[str, str], str] | None = None,
+    recorded: dict | None = None,
 ):
     """Flags from `--config FILE` (YAML) and the command line, which wins.
 
@@ -130,6 +131,7 @@ def parse_flags(
         kind: a dataclass whose fields are the flags.
         demos: as for `recipe_of`.
         retired: of (flag, value) pairs that once were, what to write instead.
+        recorded: flags of an earlier run, over which the YAML file and the command line win.
 
     Raises:
         BadInput: an unknown flag or key (the nearest one is named, or what stands for TRL's flag of
@@ -147,7 +149,9 @@ def parse_flags(
         "--config", help="a YAML file of flags, e.g. recipes/demo.yaml; the command line wins"
     )
     recipe, remaining_words = recipe_of(argv, demos)
-    settings = yaml_flags(recipe, hints) if recipe else {}
+    settings = dict(recorded or {})
+    if recipe:
+        settings |= yaml_flags(recipe, hints)
     # null in YAML is None, which no word on a command line can say.
     parser.set_defaults(**{key: None for key, value in settings.items() if value is None})
     words = _separate_widths([*flag_words(settings), *remaining_words], hints)

@@ -43,6 +43,20 @@ class StopSignal:
         print("\nstopping after this update; once more stops at once", file=sys.stderr)
 
 
+def figures_of_evaluation(scores: dict[str, dict]) -> dict[str, float]:
+    """The scores of each benchmark as a tracker takes them: one number by one name.
+
+    >>> figures_of_evaluation({"gsm8k": {"n": 2, "pass@1": {"mean": 0.5, "standard_error": 0.5}}})
+    {'eval/gsm8k/n': 2, 'eval/gsm8k/pass@1': 0.5}
+    """
+    figures = {}
+    for benchmark, values in scores.items():
+        for name, value in values.items():
+            number = value["mean"] if isinstance(value, dict) else value
+            figures[f"eval/{benchmark}/{name}"] = number
+    return figures
+
+
 class Session:
     """The course of a run, from one update to the next.
 
@@ -139,6 +153,7 @@ class Session:
         if not self.flags.eval_steps:
             return
         scores, text = self.evaluate(update)
+        self.accelerator.log(figures_of_evaluation(scores), step=update)
         if self.is_main:
             append_line(self.output / "metrics.jsonl", {"update": update, "evaluation": scores})
             self.bar.write(f"update {update}\n{text}")

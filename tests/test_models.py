@@ -432,7 +432,8 @@ def test_positions_that_the_model_lacks(kind, settings, tmp_path, capsys, tokeni
         "--output_dir",
         tmp_path / "out",
     ]
-    assert "--max_new_tokens 2048: " in refused(eval_math.main, argv, capsys)
+    long = [*argv, "--max_new_tokens", "2048"]
+    assert "--max_new_tokens 2048: " in refused(eval_math.main, long, capsys)
     argv = words(tmp_path / "out", model_name_or_path=folder)
     assert "--depth 2 and --step_tokens 24: " in refused(train_treerpo.main, argv, capsys)
     argv = words(

@@ -232,6 +232,15 @@ def test_a_shown_tree_has_places_marks_answers_and_pruned_groups():
     assert [node["pruned"] for node in nodes] == [False, False, False, True, True, False, False]
 
 
+def test_a_leaf_shows_what_its_task_says_that_it_answers():
+    """Where the file holds it; else what the text answers in mathematics, as in older files."""
+    answers = ("URRD", None, 7, r"\boxed{8}")
+    nodes = [step(-1), *(step(0, text=r"\boxed{9}", extracted=answer) for answer in answers)]
+    nodes.append(step(0, text=r"\boxed{9}"))
+    shown = tree_viewer.shown_tree(record(nodes))["nodes"][1:]
+    assert [node["extracted"] for node in shown] == ["URRD", None, "7", r"\boxed{8}", "9"]
+
+
 def test_a_leaf_is_right_wrong_partly_right_or_without_a_grade():
     rewards = [1, 0.0, 0.5, None, math.nan, math.inf, True, "1"]
     nodes = [step(-1), *(step(0, reward=reward) for reward in rewards)]

@@ -14,11 +14,20 @@ from test_scripts import train
 
 import eval_math
 from data import arithmetic, mathematics, problems, prompts
-from data.problems import encode_prompt, encode_row, load_problems, score_of, task_of, template_for
+from data.problems import (
+    answer_of,
+    encode_prompt,
+    encode_row,
+    load_problems,
+    score_of,
+    task_of,
+    template_for,
+)
 from metrics import tree_record
 from reward import MATHEMATICS, Grader
 from run.errors import BadInput
 from tree import Tree
+from tree_viewer import shown_tree
 
 TASKS = [*problems.TASKS.values(), mathematics]
 
@@ -157,8 +166,10 @@ def test_files_of_a_run_show_the_id_the_problem_and_the_answer_alone(
 
     tree = Tree([3], [-1, 0, 0], [0, 1, 1], [[], [5], [6]], [[], [-1.0], [-1.0]], [0, 1, 1])
     values = torch.tensor([0.5, 1.0, 0.0])
-    record = tree_record(1, rows[0], tree, values, values, tokenizer)
+    answers = {1: "5", 2: None}
+    record = tree_record(1, rows[0], tree, values, values, tokenizer, answers)
     assert record["id"] == rows[0]["id"] and "image" not in record
+    assert [node.get("extracted", "absent") for node in record["nodes"]] == ["absent", "5", None]
 
 
 # --- Prompts ---
@@ -265,12 +276,26 @@ def test_a_task_of_another_kind_is_evaluated_by_its_own_score(
     assert all(row["extracted"] == row["completion"][:1] for row in written)
 
 
-def test_votes_for_answers_of_another_task_are_by_spelling(other_task):
-    answers, grades = ["1/2", "0.5", "7", "7"], [1.0, 1.0, 0.0, 0.0]
+def test_votes_for_answers_of_another_task_are_by_number_or_spelling(other_task):
+    numbers = ["1/2", "0.5", " 0.50 ", "7", "7"]
+    expressions = ["6/2", "3", "9/3", "7", "7"]
+    grades = [1.0, 1.0, 1.0, 0.0, 0.0]
     with Grader(1, score="other_task:score") as grader:
-        assert eval_math.majority(answers, grades, grader) == 0.0
+        assert eval_math.majority(numbers, grades, grader) == 1.0
+        assert eval_math.majority(expressions, grades, grader) == 0.0
     with Grader(1) as grader:
-        assert eval_math.majority(answers, grades, grader) == 0.5
+        assert eval_math.majority(numbers, grades, grader) == 1.0
+        assert eval_math.majority(expressions, grades, grader) == 1.0
+
+
+def test_an_answer_that_fails_is_none_and_is_warned_of_once(other_task, monkeypatch, caplog):
+    monkeypatch.setattr(other_task, "answer", lambda completion: completion[3])
+    assert answer_of(other_task, "abcd") == "d"
+    assert answer_of(other_task, "abc") is answer_of(other_task, "") is None
+    assert caplog.text.count("answer raised IndexError") == 1
+    # What is no text is shown as one.
+    monkeypatch.setattr(other_task, "answer", lambda completion: [len(completion)])
+    assert answer_of(other_task, "abc") == "[3]"
 
 
 def test_a_task_of_another_kind_is_trained_by_its_own_score(other_task, tmp_path):
@@ -278,6 +303,15 @@ def test_a_task_of_another_kind_is_trained_by_its_own_score(other_task, tmp_path
     # The mean of 0, 0.1, ... 0.5, whichever order they come in. All leaves of a tree are alike.
     rewards = [row["reward"] for row in rows if "reward" in row]
     assert rewards == pytest.approx([0.25, 0.25])
+    # Its trees show what the task says that leaves answer: the first character.
+    trees = map(json.loads, (tmp_path / "trees.jsonl").read_text().splitlines())
+    for tree in map(shown_tree, trees):
+        nodes = tree["nodes"]
+        inner = {node["parent"] for node in nodes}
+        for i, node in enumerate(nodes):
+            if i not in inner:
+                first = nodes[node["parent"]]["text"] or node["text"]
+                assert node["extracted"] == first[:1]
     assert [row["trained_tokens"] for row in rows if "reward" in row] == [0, 0]
     assert rows[-1]["grader"]["pairs"] > 0 and "failed" not in rows[-1]["grader"]
 
