@@ -77,6 +77,7 @@ def problems(
     data_dir: str | None = None,
     problem_column: str | None = None,
     answer_column: str | None = None,
+    needs_answer: bool = True,
 ) -> list[dict]:
     """The problems of a data set as rows: id, problem, answer, and its other columns as they are.
 
@@ -86,15 +87,15 @@ def problems(
         data_dir: the folder DIR where a key of SOURCES is read from NAME.jsonl instead of from the
             Hub; "train" reads train_NAME.jsonl where that exists.
         problem_column: left out, it is known or found by its name; so is answer_column.
+        needs_answer: if False, the answer of a row may be None.
 
     Raises:
         UnknownName: no such data set.
         BadInput: a file that can't be read, no such column, or no usable row.
     """
     table, source = _find_table(name, split, data_dir)
-    rows, skipped = usable_rows(
-        name, table, problem_column or source.problem, answer_column or source.answer
-    )
+    columns = (problem_column or source.problem, answer_column or source.answer)
+    rows, skipped = usable_rows(name, table, *columns, needs_answer)
     if not rows:
         reasons = [f"{count_rows(numbers)} {reason}" for reason, numbers in skipped.items()]
         why = "; ".join(reasons) or "it is empty"

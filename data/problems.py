@@ -219,6 +219,8 @@ def load_problems(
     data_dir: str | None = None,
     problem_column: str | None = None,
     answer_column: str | None = None,
+    *,
+    needs_answer: bool = True,
 ) -> list[dict]:
     """The problems of `name` as rows: id, problem, answer, and whatever else its data set holds.
     Rows that can't be used are named and left out.
@@ -226,6 +228,8 @@ def load_problems(
     Args:
         split: "train" or "test". Under `data_dir`, "train" reads DIR/train_NAME.jsonl where that
             exists.
+        needs_answer: False where the score is none that compares with a gold answer: rows without
+            one are used too, with the answer None.
 
     Raises:
         BadInput: no such data set, file or column, a file that can't be read, a bad slice, or no
@@ -237,7 +241,8 @@ def load_problems(
     task = task_of(name)
     if task is mathematics:
         try:
-            rows = mathematics.problems(split, base, data_dir, problem_column, answer_column)
+            columns = (problem_column, answer_column)
+            rows = mathematics.problems(split, base, data_dir, *columns, needs_answer)
         except mathematics.UnknownName as error:
             known = ", ".join([*TASKS, *SOURCES])
             raise BadInput(f"{error}. Known names: {known}") from error

@@ -33,7 +33,11 @@ class Unusable(Exception):
 
 
 def usable_rows(
-    name: str, table: dict[int, dict], problem_column: str | None, answer_column: str | None
+    name: str,
+    table: dict[int, dict],
+    problem_column: str | None,
+    answer_column: str | None,
+    needs_answer: bool = True,
 ) -> tuple[list[dict], dict[str, list[int]]]:
     """The usable rows of a table, and the numbers of those left out by reason.
 
@@ -41,6 +45,8 @@ def usable_rows(
         name: of the data set, for ids and messages.
         problem_column: where the problem is; None looks for one of PROBLEM_COLUMNS.
         answer_column: where the answer is; None looks for one of ANSWER_COLUMNS.
+        needs_answer: if False, a row without an answer that can be read is used with the answer
+            None, and the column may be missing unless it is named.
 
     Raises:
         BadInput: there is no such column.
@@ -48,18 +54,21 @@ def usable_rows(
     problem_column = _find_column(
         name, table, "--problem_column", problem_column or PROBLEM_COLUMNS
     )
-    answer_column = _find_column(name, table, "--answer_column", answer_column or ANSWER_COLUMNS)
+    is_wanted = needs_answer or answer_column is not None
+    answer_column = _find_column(
+        name, table, "--answer_column", answer_column or ANSWER_COLUMNS, is_wanted
+    )
 
     rows: list[dict] = []
     # The numbers of rows, by what is to be said about them.
     skipped: dict[str, list[int]] = defaultdict(list)
     remarks: dict[str, list[int]] = defaultdict(list)
     ids: set[str] = set()
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, str, str | None]] = set()
     for number, cells in table.items():
         # Leave out what can't be used, and what is in the table twice.
         try:
-            row = _read_row(cells, problem_column, answer_column)
+            row = _read_row(cells, problem_column, answer_column, needs_answer)
             row["id"] = row["id"] or f"{name}/{number - 1}"
             content = (row["id"], row["problem"], row["answer"])
             if content in seen:
@@ -76,7 +85,7 @@ def usable_rows(
         ids.add(row["id"])
 
         # These rows are used, and named.
-        if is_prose(row["answer"]):
+        if row["answer"] and is_prose(row["answer"]):
             remarks[_PROSE].append(number)
         if len(_messages(cells.get(problem_column))) > 1:
             remarks[_SYSTEM].append(number)
@@ -91,9 +100,14 @@ def usable_rows(
 
 
 def _find_column(
-    name: str, table: dict[int, dict], flag: str, candidates: str | tuple[str, ...]
+    name: str,
+    table: dict[int, dict],
+    flag: str,
+    candidates: str | tuple[str, ...],
+    is_wanted: bool = True,
 ) -> str:
-    """The first of the candidates that is a column of the table; a text is the only candidate."""
+    """The first of the candidates that is a column of the table; a text is the only candidate. One
+    that is not wanted may be missing."""
     if isinstance(candidates, str):
         candidates = (candidates,)
     # Rows of a .jsonl file may differ in their columns.
@@ -101,15 +115,22 @@ def _find_column(
     for candidate in candidates:
         if candidate in columns or not table:
             return candidate
+    if not is_wanted:
+        return candidates[0]
     wanted = "|".join(candidates)
     raise BadInput(f"{name}: no column {wanted} (it has: {', '.join(columns)}); set {flag}")
 
 
-def _read_row(cells: dict, problem_column: str, answer_column: str) -> dict:
+def _read_row(cells: dict, problem_column: str, answer_column: str, needs_answer: bool) -> dict:
     """A row with its id ("" where it has none), problem and gold answer, and its other columns."""
     problem = _problem_text(cells.get(problem_column))
-    answer = gold_answer(_answer_text(cells.get(answer_column)))
-    if not _is_unicode(problem + answer):
+    try:
+        answer = gold_answer(_answer_text(cells.get(answer_column)))
+    except Unusable:
+        if needs_answer:
+            raise
+        answer = None
+    if not _is_unicode(problem + (answer or "")):
         raise Unusable("not in UTF-8 or not Unicode; save the file as UTF-8")
     row_id = _as_unicode(_answer_text(cells.get("id")))
     row = {"id": row_id, "problem": problem, "answer": answer}

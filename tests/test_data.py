@@ -170,6 +170,25 @@ def test_an_answer_in_a_list_is_read_as_without_the_list(tmp_path):
     assert [row["answer"] for row in read] == ["5", "x=1, x=2"]
 
 
+def test_rows_without_an_answer_are_used_where_none_is_needed(tmp_path):
+    rows = [{"question": "a", "answer": "#### 2"}, {"question": "b"}, {"question": "", "answer": 1}]
+    path = write(tmp_path / "mine.jsonl", [*rows, {"question": "c", "answer": r"\boxed{"}])
+    assert [row["answer"] for row in load_problems(path)] == ["2"]
+    read = load_problems(path, needs_answer=False)
+    assert [(row["problem"], row["answer"]) for row in read] == [
+        ("a", "2"),
+        ("b", None),
+        ("c", None),
+    ]
+    # The column may be missing, unless it is named.
+    path = write(tmp_path / "open.jsonl", [{"question": "a"}])
+    assert load_problems(path, needs_answer=False)[0]["answer"] is None
+    with pytest.raises(BadInput, match="set --answer_column"):
+        load_problems(path)
+    with pytest.raises(BadInput, match="no column gold"):
+        load_problems(path, answer_column="gold", needs_answer=False)
+
+
 def golds(tmp_path, answers):
     """The gold answers that are read from these; None for one that is left out."""
     # The first row is there so that the file holds a usable one.
