@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 import psutil
 
+from answers.choices import chosen
 from answers.equality import MAX_ANSWER, BadGold, Undecided, equal
 from answers.extract import extract_answer
 
@@ -393,8 +394,12 @@ class Grader:
 
     def _question(self, completion: str, answer: str | dict) -> _Question:
         if self.is_of_mathematics:
-            gold = answer["answer"] if isinstance(answer, dict) else answer
-            return _Question(extract_answer(completion), gold)
+            given = extract_answer(completion)
+            if not isinstance(answer, dict):
+                return _Question(given, answer)
+            if answer.get("choices"):
+                given = chosen(given, answer["choices"])
+            return _Question(given, answer["answer"])
         return _Question(completion, json.dumps(answer))
 
     def _settle(self, question: _Question) -> float | None:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from answers.choices import chosen
 from answers.equality import BadGold, equal
 from answers.extract import extract_answer
 from data.rows import usable_rows
@@ -104,23 +105,30 @@ def problems(
 
 
 def prompt(row: dict) -> list[dict[str, str]]:
-    """The chat messages that ask a model for the answer. A model without a chat template gets
-    PROMPT_TEMPLATE instead."""
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": row["problem"]},
-    ]
+    """The chat messages that ask a model for the answer: the row's conversation where it has one.
+    A system message of its own takes the place of the suite's. A model without a chat template
+    gets PROMPT_TEMPLATE instead."""
+    messages = row.get("messages") or [{"role": "user", "content": row["problem"]}]
+    if messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": SYSTEM_PROMPT}, *messages]
 
 
 def score(completion: str, row: dict) -> float:
     r"""1.0 if the completion's answer equals the gold answer, else 0.0; so too if the gold answer
-    can't be read.
+    can't be read. Of multiple choice, the gold answer is a letter, and the text of its choice is
+    right too.
 
     >>> score(r"Half of them: \boxed{\frac{8}{2}}", {"answer": "4"})
     1.0
+    >>> score(r"A dog: \boxed{dog}", {"answer": "B", "choices": {"A": "cat", "B": "dog"}})
+    1.0
     """
+    given = extract_answer(completion)
+    if row.get("choices"):
+        given = chosen(given, row["choices"])
     try:
-        return float(equal(extract_answer(completion), row["answer"], by_value=True))
+        return float(equal(given, row["answer"], by_value=True))
     except BadGold:
         return 0.0
 

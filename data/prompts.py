@@ -1,13 +1,15 @@
 """Prompts as token ids: chat templates, plain text, worked examples; and completions as text."""
 
+import re
 from types import ModuleType
 
 from data import mathematics
 from data.mathematics import PROMPT_TEMPLATE, SHOTS
 from run.errors import BadInput, first_line
 
-# Stands for a problem, or an answer, while a chat template is rendered.
+# Stand for the text of a message, and for an answer, while a chat template is rendered.
 PLACEHOLDER = "THE TEXT GOES HERE"
+ANSWER_PLACEHOLDER = "THE ANSWER GOES HERE"
 
 Message = dict[str, str]
 
@@ -18,14 +20,22 @@ def encode_row(
     """The token ids of the prompt for one row of a task: by the template where there is one, else
     as the task itself asks.
 
-    A task's plain text is text alone: what would be a special token in it is none.
+    A task's plain text is text alone: what would be a special token in it is none. Chat messages
+    for a tokenizer without a chat template become the task's PROMPT_TEMPLATE around the last one,
+    where it has none that of mathematics; the conversation of a data set becomes plain text.
 
     Raises:
-        BadInput: a chat template that can't be used, or shots for a task that has none.
+        BadInput: a chat template that can't be used, shots for a task that has none, a template for
+            a conversation of several turns, or what a task in a file of the user's did wrong.
     """
+    conversation = row.get("messages", []) if task is mathematics else []
     if template:
+        if len(_turns(conversation)) > 1:
+            reason = "its prompt has several turns, and a template has room for one {problem}"
+            advice = "leave --prompt_template out, or take a model without one of its own"
+            raise BadInput(f"row {row['id']}: {reason}; {advice}")
         return encode_prompt(tokenizer, row["problem"], template, num_shots)
-    prompt = task.prompt(row)
+    prompt = _prompt_of(task, row)
 
     # SHOTS would teach the form of another task's answers.
     if num_shots and task is not mathematics:
@@ -33,10 +43,41 @@ def encode_row(
         raise BadInput(
             f"--num_shots {num_shots}: {advice}; leave it out, or give --prompt_template"
         )
+    if conversation and not tokenizer.chat_template:
+        prompt = _plain_text(conversation)
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
         return _tokens_before(tokenizer, ids) + ids
-    return _encode_messages(tokenizer, prompt, num_shots)
+    plain_template = getattr(task, "PROMPT_TEMPLATE", PROMPT_TEMPLATE)
+    return _encode_messages(tokenizer, prompt, num_shots, plain_template)
+
+
+def _prompt_of(task: ModuleType, row: dict) -> str | list[Message]:
+    """What the task asks. A file of the user's may fail, or return anything.
+
+    Raises:
+        BadInput: it does.
+    """
+    if not task.__name__.endswith(".py"):
+        return task.prompt(row)
+    where = f"{task.__name__}: prompt(row) of row {row['id']}"
+    try:
+        prompt = task.prompt(row)
+    except Exception as error:
+        raise BadInput(f"{where} failed ({type(error).__name__}: {first_line(error)})") from error
+    if isinstance(prompt, str):
+        return prompt
+    are_messages = isinstance(prompt, list) and all(
+        isinstance(turn, dict)
+        and turn.get("role") in ("system", "user", "assistant")
+        and isinstance(turn.get("content"), str)
+        for turn in prompt
+    )
+    if not are_messages or not prompt or prompt[-1]["role"] != "user":
+        example = '[{"role": "user", "content": ...}]'
+        wanted = f"must return a text or chat messages that end with the user's, such as {example}"
+        raise BadInput(f"{where} {wanted}, not {prompt!r:.80}")
+    return prompt
 
 
 def encode_prompt(
@@ -131,28 +172,59 @@ def _tokens_before(tokenizer, ids: list[int]) -> list[int]:
 # --- Chat templates ---
 
 
-def _encode_messages(tokenizer, messages: list[Message], num_shots: int) -> list[int]:
-    """The ids of a conversation up to the model's turn. The last message holds the problem, of
-    which nothing is read as a special token.
+def _encode_messages(
+    tokenizer, messages: list[Message], num_shots: int, plain_template: str = PROMPT_TEMPLATE
+) -> list[int]:
+    """The ids of a conversation up to the model's turn, in which no content is read as special
+    tokens.
 
-    A tokenizer without a chat template gets PROMPT_TEMPLATE around the last message alone."""
-    *before, last = messages
-    problem = last["content"]
+    A tokenizer without a chat template gets `plain_template` around the last message alone."""
+    turns = _turns(messages)
     if not tokenizer.chat_template:
-        return _encode_template(tokenizer, problem, PROMPT_TEMPLATE, num_shots)
+        return _encode_template(tokenizer, turns[-1]["content"], plain_template, num_shots)
     examples = []
     for question, solution in SHOTS[:num_shots]:
         examples.append({"role": "user", "content": question})
         examples.append({"role": "assistant", "content": solution})
-    before = [*before, *examples]
+    system = messages[: len(messages) - len(turns)]
+    messages = [*system, *examples, *turns]
 
-    # Tokens may reach over the border between template and problem, so the whole is encoded at
+    # Tokens may reach over the border between template and content, so the whole is encoded at
     # once where that is safe.
-    text = _chat_text(tokenizer, [*before, last])
-    if not _holds_special_token(tokenizer, problem):
+    text = _chat_text(tokenizer, messages)
+    if not any(_holds_special_token(tokenizer, message["content"]) for message in messages):
         return tokenizer.encode(text, add_special_tokens=False)
-    with_placeholder = _chat_text(tokenizer, [*before, {**last, "content": PLACEHOLDER}])
-    return _encode_around(tokenizer, with_placeholder.split(PLACEHOLDER), problem)
+    contents = [message["content"] for message in messages]
+    marks = [f"{PLACEHOLDER} {index}." for index in range(len(messages))]
+    marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]
+    return _encode_with(tokenizer, _chat_text(tokenizer, marked), dict(zip(marks, contents)))
+
+
+def _turns(messages: list[Message]) -> list[Message]:
+    """The messages after a system message."""
+    return [message for message in messages if message["role"] != "system"]
+
+
+def _plain_text(messages: list[Message]) -> str:
+    """A conversation for a model without a chat template, up to the model's turn."""
+    names = {"system": "", "user": "User: ", "assistant": "Assistant: "}
+    paragraphs = [names[message["role"]] + message["content"] for message in messages]
+    return "\n\n".join([*paragraphs, "Assistant:"])
+
+
+def _encode_with(tokenizer, text: str, contents: dict[str, str]) -> list[int]:
+    """The ids of a text in which contents stand for their marks; special tokens are read between
+    them alone."""
+    ids = []
+    for part in re.split("(" + "|".join(map(re.escape, contents)) + ")", text):
+        # Of a mark's content nothing is a special token.
+        content = contents.get(part)
+        ids += tokenizer.encode(
+            part if content is None else content,
+            add_special_tokens=False,
+            split_special_tokens=content is not None,
+        )
+    return ids
 
 
 def _chat_text(tokenizer, messages: list[Message]) -> str:
@@ -179,12 +251,21 @@ def _chat_text(tokenizer, messages: list[Message]) -> str:
                 # A template is a program of its own, which may raise anything.
                 reason = first_line(error)
                 continue
-            if all(turn["content"].strip() in text for turn in turns):
+            if all(_shown(turn) in text for turn in turns):
                 return text
     raise BadInput(
         f"the tokenizer's chat template can't be used ({reason}); "
         "give a plain --prompt_template instead"
     )
+
+
+def _shown(message: Message) -> str:
+    """The text of a message that a template must write. It may leave out the thinking of earlier
+    answers."""
+    content = message["content"]
+    if message["role"] == "assistant":
+        content = content.rpartition("</think>")[2]
+    return content.strip()
 
 
 def _without_system_role(messages: list[Message]) -> list[Message]:
@@ -213,9 +294,9 @@ def _render(tokenizer, messages: list[Message], as_parts: bool) -> str:
 
     # The template has no words of its own that open the model's turn. Then what it writes before
     # an answer opens it.
-    answer = {"role": "assistant", "content": PLACEHOLDER}
+    answer = {"role": "assistant", "content": ANSWER_PLACEHOLDER}
     try:
-        opened = render([*messages, answer]).split(PLACEHOLDER)[0].rstrip(" ")
+        opened = render([*messages, answer]).split(ANSWER_PLACEHOLDER)[0].rstrip(" ")
     except Exception:
         # The template takes no answer.
         return text

@@ -10,26 +10,34 @@ from collections import defaultdict
 from datetime import datetime
 
 from answers.extract import extract_answer
-from data.tables import Number, decode_json, report
+from data.choices import gold_letter, read_choices, with_choices
+from data.messages import Unusable, read_conversation, read_messages
+from data.tables import Number, report
 from run.errors import BadInput
 
-PROBLEM_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "reward_model", "solution")
+PROBLEM_COLUMNS = ("problem", "question", "prompt", "messages")
+ANSWER_COLUMNS = (
+    "answer",
+    "final_answer",
+    "ground_truth",
+    "reward_model",
+    "solution",
+    "answerKey",  # of multiple choice
+)
 # The columns of a row that trees.jsonl and eval/*.jsonl show. Others may be large.
 SHOWN_COLUMNS = ("id", "problem", "answer")
 
 # What is said about rows that are used all the same.
 _RENAMED = "with the id of an earlier row: #ROW is added to it"
-_SYSTEM = "with a system message, which is left out"
+_SYSTEM = r"with a system message that does not ask for \boxed{}; it takes the place of the suite's"
 _PROSE = (
     "with a text instead of an answer, which hardly any completion will equal; "
     "is --answer_column right?"
 )
-_REMARKS = (_RENAMED, _SYSTEM, _PROSE)
-
-
-class Unusable(Exception):
-    """A row can't be used; the message, after "rows", says why."""
+_NO_CHOICE = (
+    "whose answer is none of their choices, which are left out (a number counts them from 0)"
+)
+_REMARKS = (_RENAMED, _SYSTEM, _PROSE, _NO_CHOICE)
 
 
 def usable_rows(
@@ -68,7 +76,7 @@ def usable_rows(
     for number, cells in table.items():
         # Leave out what can't be used, and what is in the table twice.
         try:
-            row = _read_row(cells, problem_column, answer_column, needs_answer)
+            row, about_row = _read_row(cells, problem_column, answer_column, needs_answer)
             row["id"] = row["id"] or f"{name}/{number - 1}"
             content = (row["id"], row["problem"], row["answer"])
             if content in seen:
@@ -85,10 +93,8 @@ def usable_rows(
         ids.add(row["id"])
 
         # These rows are used, and named.
-        if row["answer"] and is_prose(row["answer"]):
-            remarks[_PROSE].append(number)
-        if len(_messages(cells.get(problem_column))) > 1:
-            remarks[_SYSTEM].append(number)
+        for remark in about_row:
+            remarks[remark].append(number)
         rows.append(row)
 
     # One warning for each reason.
@@ -121,23 +127,67 @@ def _find_column(
     raise BadInput(f"{name}: no column {wanted} (it has: {', '.join(columns)}); set {flag}")
 
 
-def _read_row(cells: dict, problem_column: str, answer_column: str, needs_answer: bool) -> dict:
-    """A row with its id ("" where it has none), problem and gold answer, and its other columns."""
-    problem = _problem_text(cells.get(problem_column))
+def _read_row(
+    cells: dict, problem_column: str, answer_column: str, needs_answer: bool
+) -> tuple[dict, list[str]]:
+    """A row with its id ("" where it has none), problem and gold answer, its conversation or its
+    choices where it has any, and its other columns; and what is to be said about it."""
+    messages = _read_problem(cells.get(problem_column))
+    if len(messages) > 1 and cells.get("tools"):
+        raise Unusable("whose prompt has tools")
+    answer = _read_answer(cells.get(answer_column), needs_answer)
+    remarks = []
+    choices = read_choices(cells)
+    if choices and answer is not None:
+        # The answer of multiple choice is a letter.
+        is_number = isinstance(cells[answer_column], (int, Number))
+        letter = gold_letter(answer, is_number, choices)
+        if letter is None:
+            choices = None
+            remarks.append(_NO_CHOICE)
+        answer = letter or answer
+    if choices:
+        # The question shows what the letters stand for.
+        question = with_choices(messages[-1]["content"], choices)
+        messages[-1] = {"role": "user", "content": question}
+
+    remarks += _remarks_on(messages, answer)
+    texts = [message["content"] for message in messages]
+    if not _is_unicode("".join([*texts, answer or ""])):
+        raise Unusable("not in UTF-8 or not Unicode; save the file as UTF-8")
+    row_id = _as_unicode(_answer_text(cells.get("id")))
+    row = {"id": row_id, "problem": messages[-1]["content"], "answer": answer}
+    if len(messages) > 1:
+        row["messages"] = messages
+    if choices:
+        row["choices"] = {key: _as_unicode(text) for key, text in choices.by_letter.items()}
+    # The other columns. Those that are read above stay as they were read, and these two names are
+    # for what was read alone.
+    for column, value in cells.items():
+        if column not in ("messages", "choices"):
+            row.setdefault(_as_unicode(str(column)), plain_value(value))
+    return row, remarks
+
+
+def _read_answer(value, needs_answer: bool) -> str | None:
+    """The gold answer in an answer's cell; None where there is none and none is needed."""
     try:
-        answer = gold_answer(_answer_text(cells.get(answer_column)))
+        return gold_answer(_answer_text(value))
     except Unusable:
         if needs_answer:
             raise
-        answer = None
-    if not _is_unicode(problem + (answer or "")):
-        raise Unusable("not in UTF-8 or not Unicode; save the file as UTF-8")
-    row_id = _as_unicode(_answer_text(cells.get("id")))
-    row = {"id": row_id, "problem": problem, "answer": answer}
-    # The other columns. Those that are read above stay as they were read.
-    for column, value in cells.items():
-        row.setdefault(_as_unicode(str(column)), plain_value(value))
-    return row
+        return None
+
+
+def _remarks_on(messages: list[dict[str, str]], answer: str | None) -> list[str]:
+    """What is to be said about a row that is used all the same."""
+    remarks = []
+    first = messages[0]
+    if first["role"] == "system" and "boxed" not in first["content"]:
+        remarks.append(_SYSTEM)
+    if answer is not None and is_prose(answer):
+        remarks.append(_PROSE)
+    return remarks
 
 
 # --- Cells ---
@@ -214,47 +264,14 @@ def _as_unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _messages(value) -> list:
-    """The messages of a problem's cell: a list, or its JSON text. [] where the cell is another
-    text, or none.
-
-    Python's own form, with single quotes, is taken for a list of messages that can't be read."""
-    if isinstance(value, list):
-        return value
-    if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]", value):
-        return decode_json(value) or [None]
-    return []
-
-
-def _problem_text(value) -> str:
-    """The problem in a cell: its text, or that of a conversation's one user message. A system
-    message is left out."""
-    messages = _messages(value)
+def _read_problem(value) -> list[dict[str, str]]:
+    """The messages of a problem's cell; a text is one message of the user's."""
+    messages = read_messages(value)
     if messages or isinstance(value, list):
-        value = _user_text(messages)
+        return read_conversation(messages)
     if not isinstance(value, str) or isinstance(value, Number) or not value.strip():
         raise Unusable("without a problem or an answer")
-    return value.strip()
-
-
-def _user_text(messages: list):
-    """The content of the one user message, with its parts joined where it is a list of them."""
-    # A system message is dropped: the suite brings its own, which asks for a box.
-    turns = [turn for turn in messages if not _is_system(turn)]
-    if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "user":
-        raise Unusable("whose prompt is not one user message (and a system message at most)")
-    content = turns[0].get("content")
-    if not isinstance(content, list) or not content:
-        return content
-
-    # A list of parts, such as {"type": "text", "text": "1+1?"}; others may be images.
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-        raise Unusable("whose prompt holds more than text")
-    return "".join(part["text"] for part in content)
-
-
-def _is_system(turn) -> bool:
-    return isinstance(turn, dict) and turn.get("role") in ("system", "developer")
+    return [{"role": "user", "content": value.strip()}]
 
 
 def _answer_text(value) -> str:

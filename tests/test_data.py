@@ -1,6 +1,7 @@
 """The registry on every kind of file, the built-in task and its splits, and prompts."""
 
 import datetime
+import functools
 import json
 import logging
 import random
@@ -9,10 +10,11 @@ import re
 import pytest
 from conftest import REAL_DATA, TINY_BASE
 
-from data import arithmetic, problems
+from data import arithmetic, mathematics, problems
 from data.problems import (
     completion_text,
     encode_prompt,
+    encode_row,
     file_name,
     load_problems,
     short_name,
@@ -115,7 +117,9 @@ def test_known_names_from_a_folder(tmp_path):
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"q": "1+1", "a": "2"}])
     assert load_problems(path, problem_column="q", answer_column="a")[0]["answer"] == "2"
-    missing = r"no column problem\|question\|prompt \(it has: a, q\); set --problem_column"
+    missing = (
+        r"no column problem\|question\|prompt\|messages \(it has: a, q\); set --problem_column"
+    )
     with pytest.raises(BadInput, match=missing):
         load_problems(path)
     with pytest.raises(BadInput, match="no column gold"):
@@ -398,26 +402,63 @@ def turn(content, role="user"):
 
 def test_conversations(tmp_path, caplog):
     parts = [{"type": "text", "text": "5+"}, {"type": "text", "text": "6"}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]}
     prompts = [
         [turn("1+2")],
         [turn("Be brief.", "system"), turn("3+4")],
         [turn(parts)],
         json.dumps([turn("7+8")]),
         [turn("a"), turn("b", "assistant"), turn("c")],
+        [turn("Put it in a \\boxed{}.", "developer"), turn("d"), turn("e", "model"), turn(" f ")],
+        [turn("", "system"), turn("g")],
+        # What follows can't be used.
         [turn("Be brief.", "system")],
-        str([turn("d")]),
+        [turn("a"), turn("b", "assistant")],
         [],
+        str([turn("d")]),
+        [turn("d", "narrator")],
+        [turn("a"), turn("Be brief.", "system"), turn("b")],
         [turn([{"type": "image", "url": "e.png"}])],
+        [turn("a"), call, turn("b", "tool"), turn("c")],
+        [turn("a"), turn("", "assistant"), turn("b")],
     ]
     reward_model = {"style": "rule", "ground_truth": "9"}
     rows = [{"prompt": prompt, "reward_model": reward_model} for prompt in prompts]
+    rows.append({**rows[4], "tools": [{"name": "search"}]})
     with caplog.at_level(logging.WARNING):
         read = load_problems(write(tmp_path / "chat.jsonl", rows))
-    assert [row["problem"] for row in read] == ["1+2", "3+4", "5+6", "7+8"]
+    assert [row["problem"] for row in read] == ["1+2", "3+4", "5+6", "7+8", "c", "f", "g"]
     assert {row["answer"] for row in read} == {"9"}
-    assert "1 row with a system message, which is left out (rows 2)" in caplog.text
-    assert "skipped 4 rows whose prompt is not one user message" in caplog.text
-    assert "skipped 1 row whose prompt holds more than text (rows 9)" in caplog.text
+    # One message of the user's is a problem like any other.
+    conversations = {row["problem"]: row.get("messages") for row in read}
+    assert [problem for problem, messages in conversations.items() if messages] == ["3+4", "c", "f"]
+    assert conversations["3+4"] == [turn("Be brief.", "system"), turn("3+4")]
+    assert conversations["c"] == prompts[4]
+    roles = [message["role"] for message in conversations["f"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    for warning in (
+        r"1 row with a system message that does not ask for \boxed{}; it takes the place of the "
+        "suite's (rows 2)",
+        "skipped 3 rows whose prompt does not end with a user message (rows 8, 9, 10)",
+        "skipped 2 rows whose prompt holds something else than messages (rows 11, 12)",
+        "skipped 1 row whose prompt has a system message after the first one (rows 13)",
+        "skipped 1 row whose prompt holds more than text (rows 14)",
+        "skipped 2 rows whose prompt has tools (rows 15, 17)",
+        "skipped 1 row without a problem or an answer (rows 16)",
+    ):
+        assert warning in caplog.text
+
+
+def test_other_columns_are_never_a_conversation(tmp_path):
+    """A data set may hold the whole conversation, solution and all, beside the problem."""
+    messages = [turn("1+2?"), turn("It is 3.", "assistant")]
+    cells = {"problem": "1+2?", "answer": "3", "messages": messages, "choices": "none"}
+    (row,) = load_problems(write(tmp_path / "mine.jsonl", [cells]))
+    assert row == {"id": row["id"], "problem": "1+2?", "answer": "3"}
+    # It is the prompt where there is no other, or where it is named.
+    asked = [{"messages": messages[:1], "answer": "3"}, {"messages": messages, "answer": "3"}]
+    (row,) = load_problems(write(tmp_path / "mine.jsonl", asked))
+    assert row["problem"] == "1+2?" and "messages" not in row
 
 
 def test_slices(tmp_path, caplog):
@@ -529,6 +570,53 @@ def test_a_prompt_ends_with_its_text(around, before):
     if before:
         written = tokenizer.decode(before) + "{problem}="
         assert encode_prompt(tokenizer, "6*7", written) == before + text
+
+
+def test_conversations_as_prompts(tokenizer, monkeypatch):
+    messages = [turn("Be <end>.", "system"), turn("a<end>"), turn("b", "assistant"), turn("c")]
+    row = {"id": "1", "problem": "c", "answer": "", "messages": messages}
+    assert mathematics.prompt(row) == messages
+    # A conversation without a system message gets the suite's.
+    suite = turn(problems.SYSTEM_PROMPT, "system")
+    assert mathematics.prompt({**row, "messages": messages[1:]}) == [suite, *messages[1:]]
+
+    encode = functools.partial(encode_row, tokenizer, mathematics)
+    monkeypatch.setattr(
+        tokenizer, "chat_template", LOOP + "<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    ids = encode(row)
+    text = "<system>Be <end>.<user>a<end><assistant>b<user>c<assistant>"
+    assert 0 not in ids and tokenizer.decode(ids) == text
+    # Worked examples stand between the system message and the first turn.
+    (question, solution), *_ = problems.SHOTS
+    text = text.replace("<user>a", f"<user>{question}<assistant>{solution}<user>a")
+    assert tokenizer.decode(encode(row, num_shots=1)) == text
+
+    # Without a chat template it is plain text. A template has no room for it.
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    plain = "Be <end>.\n\nUser: a<end>\n\nAssistant: b\n\nUser: c\n\nAssistant:"
+    ids = encode(row)
+    assert 0 not in ids and tokenizer.decode(ids) == plain
+    one = {"id": "1", "problem": "c", "messages": [messages[0], messages[3]]}
+    assert tokenizer.decode(encode(one)) == "Be <end>.\n\nUser: c\n\nAssistant:"
+    with pytest.raises(BadInput, match="row 1: its prompt has several turns, and a template has"):
+        encode(row, "Q: {problem}")
+    assert tokenizer.decode(encode(one, "Q: {problem}")) == "Q: c"
+
+
+def test_a_template_may_leave_out_earlier_thinking(tokenizer, monkeypatch):
+    template = LOOP + "[{{ m.content.split('</think>')[-1] }}]{% endfor %}:"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    thought = turn("<think>hm</think>two", "assistant")
+    row = {"problem": "b", "messages": [turn("s", "system"), turn("a"), thought, turn("b")]}
+    assert tokenizer.decode(encode_row(tokenizer, mathematics, row)) == "[s][a][two][b]:"
+
+
+def test_what_opens_the_models_turn_is_added_beside_special_tokens(tokenizer, monkeypatch):
+    template = LOOP + "<{{ m.role }}>{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    for problem in ("6*7", "6<end>7"):
+        assert rendered(tokenizer, problem).endswith(f"<user>{problem}<assistant>")
 
 
 def test_special_tokens_in_a_problem_are_text():
