@@ -18,6 +18,7 @@ from answers.extract import extract_answer
 from data.rows import usable_rows
 from data.tables import FILE_KINDS, OTHER_KINDS, count_rows, read_file, rows_of
 from run.errors import BadInput
+from run.reading import Reading
 
 # The system prompt of Qwen2.5-Math's evaluation; it goes with a chat template.
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -36,6 +37,9 @@ SHOTS = (
     ("A box holds 6 eggs. How many eggs are in 4 boxes?", "There are 4 * 6 = 24 eggs. \\boxed{24}"),
     ("What is the value of $x$ if $2x + 1 = 9$?", "Then $2x = 8$, so $x = 4$. \\boxed{4}"),
 )
+
+
+DEFAULT_READING = Reading()
 
 
 class Source(NamedTuple):
@@ -78,6 +82,7 @@ def problems(
     data_dir: str | None = None,
     problem_column: str | None = None,
     answer_column: str | None = None,
+    reading: Reading = DEFAULT_READING,
     needs_answer: bool = True,
 ) -> list[dict]:
     """The problems of a data set as rows: id, problem, answer, and its other columns as they are.
@@ -88,13 +93,15 @@ def problems(
         data_dir: the folder DIR where a key of SOURCES is read from NAME.jsonl instead of from the
             Hub; "train" reads train_NAME.jsonl where that exists.
         problem_column: left out, it is known or found by its name; so is answer_column.
+        reading: configuration and split of a Hub id or folder; a known name has its own.
         needs_answer: if False, the answer of a row may be None.
 
     Raises:
         UnknownName: no such data set.
-        BadInput: a file that can't be read, no such column, or no usable row.
+        BadInput: a file that can't be read, no such column, configuration or split, or no usable
+            row.
     """
-    table, source = _find_table(name, split, data_dir)
+    table, source = _find_table(name, split, data_dir, reading)
     columns = (problem_column or source.problem, answer_column or source.answer)
     rows, skipped = usable_rows(name, table, *columns, needs_answer)
     if not rows:
@@ -163,10 +170,14 @@ def _flag_of(split: str) -> str:
     return "--dataset_name" if split == "train" else "--benchmarks"
 
 
-def _find_table(name: str, split: str, data_dir: str | None) -> tuple[dict[int, dict], Source]:
+def _find_table(
+    name: str, split: str, data_dir: str | None, reading: Reading
+) -> tuple[dict[int, dict], Source]:
     """The table of a data set, and what is known of its columns."""
     # A file for `data_dir` has the columns of any file, whatever the Hub's set of this name has.
     unknown_columns = Source(name)
+    if name in SOURCES or _is_file(name):
+        refuse_choice(name, split, reading)
     # 1. In the folder of known data sets.
     if data_dir:
         path = Path(data_dir, f"{name}.jsonl")
@@ -180,9 +191,29 @@ def _find_table(name: str, split: str, data_dir: str | None) -> tuple[dict[int, 
     if _is_file(name):
         return read_file(Path(name)), unknown_columns
 
-    # 3. On the Hub: a known set, or an id whose splits have the usual names.
-    source = SOURCES.get(name, Source(name, train=split, test=split))
+    # 3. On the Hub: a known set, or an id, with the usual splits unless others are given.
+    usual = Source(
+        name,
+        reading.dataset_config,
+        reading.dataset_train_split or "train",
+        reading.dataset_test_split or "test",
+    )
+    source = SOURCES.get(name, usual)
     return _read_hub(name, source, split), source
+
+
+def refuse_choice(name: str, split: str, reading: Reading) -> None:
+    """Raises BadInput if a configuration or a split is chosen for training on what has none to
+    choose from: a task, a file or a known name. Benchmarks go without: the choice may be for one
+    of them alone."""
+    hub_id = f"; its Hub id {SOURCES[name].hub_id} has" if name in SOURCES else ""
+    given = {
+        "dataset_config": (reading.dataset_config, "configurations"),
+        "dataset_train_split": (reading.dataset_train_split, "splits"),
+    }
+    for flag, (value, what) in given.items():
+        if value and split == "train":
+            raise BadInput(f"--{flag} {value}: {name} has no {what} to choose from{hub_id}")
 
 
 def _read_hub(name: str, source: Source, split: str) -> dict[int, dict]:
@@ -198,19 +229,29 @@ def _read_hub(name: str, source: Source, split: str) -> dict[int, dict]:
         return rows_of(datasets.load_dataset(source.hub_id, source.config, split=hub_split))
     except Exception as error:
         # No network, no such id, a gated or a broken repository: all end here.
-        reason = _innermost(error)
-        if "available configs" in reason:
-            reason = reason.split(" Example of usage")[0]
-            advice = "none can be chosen here, so save the one to use as a .jsonl file"
-            raise BadInput(
-                f"{flag} {name}: has several configurations ({reason}); {advice}"
-            ) from error
+        raise _refusal(name, flag, error) from error
 
-        # Whether it is there and broken, or not there at all.
-        may_be_missing = isinstance(error, (OSError, datasets.exceptions.DatasetNotFoundError))
-        if os.path.isdir(name) or not may_be_missing:
-            raise BadInput(f"{flag} {name}: can't be loaded ({reason})") from error
-        raise UnknownName(f"{flag} {name}: not found ({reason})") from error
+
+def _refusal(name: str, flag: str, error: Exception) -> BadInput:
+    """What to say of a data set that can't be loaded."""
+    import datasets
+
+    reason = _innermost(error)
+    if "available configs" in reason:
+        reason = reason.split(" Example of usage")[0]
+        advice = "set --dataset_config"
+        return BadInput(f"{flag} {name}: has several configurations ({reason}); {advice}")
+    if reason.startswith("BuilderConfig"):
+        return BadInput(f"{flag} {name}: --dataset_config: {reason}")
+    if reason.startswith("Unknown split"):
+        split_flag = "--dataset_train_split" if flag == "--dataset_name" else "--dataset_test_split"
+        return BadInput(f"{flag} {name}: {reason} Set {split_flag}")
+
+    # Whether it is there and broken, or not there at all.
+    may_be_missing = isinstance(error, (OSError, datasets.exceptions.DatasetNotFoundError))
+    if os.path.isdir(name) or not may_be_missing:
+        return BadInput(f"{flag} {name}: can't be loaded ({reason})")
+    return UnknownName(f"{flag} {name}: not found ({reason})")
 
 
 def _innermost(error: BaseException) -> str:

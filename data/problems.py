@@ -7,8 +7,10 @@ mathematics, read from the Hub, or from DIR/NAME.jsonl under `--data_dir DIR`; a
 what is read, what is skipped with a warning and what is refused, docs/tasks.md how to add a task.
 """
 
+import difflib
 import functools
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -24,6 +26,7 @@ from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
 from data.tiny_bases import TINY_BASES
 from run.errors import BadInput, first_line
+from run.reading import Reading
 
 __all__ = [
     "SHOTS",
@@ -51,6 +54,8 @@ logger = logging.getLogger(__name__)
 # Tasks that have problems of their own. Any other name is a data set of mathematics.
 TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic}
 
+
+DEFAULT_READING = Reading()
 
 # What a task is made of.
 TASK_FUNCTIONS = ("problems", "prompt", "score", "answer")
@@ -133,6 +138,7 @@ def _task_of_file(path: str) -> ModuleType:
         spec.loader.exec_module(task)
     except Exception as error:
         # It is a program of the user's, which may raise anything.
+        del sys.modules[path]
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(f"{path}: can't be imported ({reason})") from error
     for function in TASK_FUNCTIONS:
@@ -219,7 +225,7 @@ def load_problems(
     data_dir: str | None = None,
     problem_column: str | None = None,
     answer_column: str | None = None,
-    *,
+    reading: Reading = DEFAULT_READING,
     needs_answer: bool = True,
 ) -> list[dict]:
     """The problems of `name` as rows: id, problem, answer, and whatever else its data set holds.
@@ -228,6 +234,7 @@ def load_problems(
     Args:
         split: "train" or "test". Under `data_dir`, "train" reads DIR/train_NAME.jsonl where that
             exists.
+        reading: configuration and split of a Hub id or folder, and partial credit.
         needs_answer: False where the score is none that compares with a gold answer: rows without
             one are used too, with the answer None.
 
@@ -242,25 +249,68 @@ def load_problems(
     if task is mathematics:
         try:
             columns = (problem_column, answer_column)
-            rows = mathematics.problems(split, base, data_dir, *columns, needs_answer)
+            rows = mathematics.problems(split, base, data_dir, *columns, reading, needs_answer)
         except mathematics.UnknownName as error:
-            known = ", ".join([*TASKS, *SOURCES])
-            raise BadInput(f"{error}. Known names: {known}") from error
-    elif level is None:
-        rows = task.problems(split)
-    elif hasattr(task, "LEVELS"):
-        rows = task.problems(split, level)
+            known = [*TASKS, *SOURCES]
+            close = difflib.get_close_matches(base.partition(":")[0], known, 1)
+            advice = f" Did you mean {close[0]}?" if close else ""
+            raise BadInput(f"{error}.{advice} Known names: {', '.join(known)}") from error
     else:
-        raise BadInput(f"{flag} {name}: {base} has no levels; leave :{level} out")
+        mathematics.refuse_choice(base, split, reading)
+        if level is not None and not hasattr(task, "LEVELS"):
+            raise BadInput(f"{flag} {name}: {base} has no levels; leave :{level} out")
+        rows = _rows_of_task(task, split, level)
 
     # A slice means what it means in Python, but an empty one is no data set.
     bounds = (wanted.start or 0, wanted.stop or 0)
     if any(abs(bound) > len(rows) for bound in bounds):
         message = "%s %s: the slice reaches beyond the %d problems that there are"
         logger.warning(message, flag, name, len(rows))
+    if not rows:
+        raise BadInput(f"{flag} {name}: has no {split} problems")
     if not rows[wanted]:
         raise BadInput(f"{flag} {name}: no problems in this slice of {len(rows)} problems")
     return rows[wanted]
+
+
+def _rows_of_task(task: ModuleType, split: str, level: str | None) -> list[dict]:
+    """The rows of a task with problems of its own; of a file of the user's, once they are checked.
+    There, an id and an answer may be missing.
+
+    Raises:
+        BadInput: the file's task fails, or its rows can't be used.
+    """
+    arguments = (split,) if level is None else (split, level)
+    path = task.__name__
+    if not path.endswith(".py"):
+        return task.problems(*arguments)
+    call = f"problems({', '.join(map(repr, arguments))})"
+    try:
+        rows = task.problems(*arguments)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
+    except Exception as error:
+        # It is a program of the user's, which may raise anything.
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise BadInput(f"{path}: {call} failed ({reason})") from error
+    if not isinstance(rows, list):
+        raise BadInput(f"{path}: {call} must return a list of rows, not {type(rows).__name__}")
+
+    name = Path(path).stem
+    usable = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(row.get("problem"), str):
+            reason = "must be a dict with a text under problem"
+            raise BadInput(f"{path}: row {i} of {call} {reason}, not {row!r:.80}")
+        row = {"id": f"{name}/{split}/{i}", "answer": None, **row}
+        # Rows reach the workers as JSON.
+        try:
+            json.dumps(row)
+        except (TypeError, ValueError) as error:
+            advice = "a row holds text, numbers, True, False, None, lists and dicts of these"
+            raise BadInput(f"{path}: row {i} of {call}: {first_line(error)}; {advice}") from error
+        usable.append(row)
+    return usable
 
 
 def template_for(template: str | None, tokenizer) -> str | None:

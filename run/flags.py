@@ -15,6 +15,7 @@ import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from run.errors import BadInput, first_line
+from run.reading import Reading
 from run.trl import trl_advice
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +48,16 @@ class ModelAndDataFlags:
     data_dir: str | None = flag(None, "read known data sets from DIR/NAME.jsonl instead of the Hub")
     problem_column: str | None = flag(None, "column of the problem; found by name if left out")
     answer_column: str | None = flag(None, "column of the answer; found by name if left out")
+    dataset_config: str | None = flag(None, "configuration of a Hub id or folder that has several")
+    dataset_train_split: str | None = flag(
+        None, "split of a Hub id or folder to train on; default: train"
+    )
+    dataset_test_split: str | None = flag(
+        None, "split of a Hub id or folder to evaluate on; default: test"
+    )
+    partial_credit: bool = flag(
+        False, "reasoning_gym's own credit for a part of an answer; default: 1 or 0"
+    )
     prompt_template: str | None = flag(
         None, "text with {problem}, \\n a line break; default: the chat template"
     )
@@ -61,9 +72,16 @@ class ModelAndDataFlags:
     seed: int = flag(0, "of everything random")
 
     @property
-    def columns(self) -> tuple[str | None, str | None, str | None]:
-        """Where problems come from: folder, column of the problem, column of the answer."""
-        return self.data_dir, self.problem_column, self.answer_column
+    def columns(self) -> tuple[str | None, str | None, str | None, Reading]:
+        """Where problems come from: folder, column of the problem, column of the answer, and how
+        they are read."""
+        reading = Reading(
+            self.dataset_config,
+            self.dataset_train_split,
+            self.dataset_test_split,
+            self.partial_credit,
+        )
+        return self.data_dir, self.problem_column, self.answer_column, reading
 
 
 # --- Parsing ---

@@ -49,10 +49,6 @@ TRL_NAMES = {
     "adam_beta1": "leave it out: it is 0.9",
     "adam_beta2": "leave it out: it is 0.999",
     "adam_epsilon": "leave it out: it is 1e-6",
-    # Data
-    "dataset_train_split": "write --dataset_name NAME; training takes its train split",
-    "dataset_test_split": "write --benchmarks NAME; evaluation takes its test split",
-    "dataset_config": "leave it out, or give a file as --dataset_name",
     # Machines
     "use_vllm": "leave it out: paths are sampled by generate of transformers over a forked cache",
     "use_transformers_paged": "leave it out: paths are sampled over a forked cache",

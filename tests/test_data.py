@@ -10,6 +10,7 @@ import re
 import pytest
 from conftest import REAL_DATA, TINY_BASE
 
+import train_treerpo
 from data import arithmetic, mathematics, problems
 from data.problems import (
     completion_text,
@@ -22,6 +23,7 @@ from data.problems import (
 )
 from reward import extract_answer
 from run.errors import BadInput
+from run.reading import Reading
 
 
 def write(path, rows):
@@ -362,16 +364,68 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, data, cause):
         load_problems(str(tmp_path / name))
 
 
+CONFIGURATIONS = """---
+configs:
+- config_name: easy
+  data_files:
+  - split: train
+    path: easy.KIND
+  - split: dev
+    path: dev.KIND
+- config_name: hard
+  data_files: hard.KIND
+---
+"""
+
+
+@pytest.fixture(params=["jsonl", "parquet"])
+def folder(request, tmp_path):
+    """A data set of two configurations, of which one has a split of an unusual name."""
+    import datasets
+
+    kind = request.param
+    (tmp_path / "README.md").write_text(CONFIGURATIONS.replace("KIND", kind))
+    for name in ("easy", "dev", "hard"):
+        table = datasets.Dataset.from_list([{"problem": name, "answer": "1"}])
+        save = table.to_parquet if kind == "parquet" else table.to_json
+        save(tmp_path / f"{name}.{kind}")
+    return str(tmp_path)
+
+
+def test_configurations_and_splits(folder):
+    def problem_of(split, **reading):
+        (row,) = load_problems(folder, split, reading=Reading(**reading))
+        return row["problem"]
+
+    assert problem_of("train", dataset_config="easy") == "easy"
+    assert problem_of("train", dataset_config="hard") == "hard"
+    assert problem_of("train", dataset_config="easy", dataset_train_split="dev") == "dev"
+    assert problem_of("test", dataset_config="easy", dataset_test_split="dev") == "dev"
+    # Each split is chosen by its own flag.
+    with pytest.raises(BadInput, match=r"Unknown split \"test\".*'train', 'dev'.*_test_split"):
+        problem_of("test", dataset_config="easy", dataset_train_split="dev")
+    with pytest.raises(BadInput, match=r'Unknown split "no".* Set --dataset_train_split'):
+        problem_of("train", dataset_config="easy", dataset_train_split="no")
+    with pytest.raises(BadInput, match=r"--dataset_config: .*'medium' not.*'easy', 'hard'"):
+        problem_of("train", dataset_config="medium")
+    with pytest.raises(BadInput, match=r"several config.*'easy', 'hard'.*; set --dataset_c"):
+        problem_of("train")
+
+
+def test_flags_of_reading_reach_the_data(folder):
+    flags = train_treerpo.Flags(dataset_config="easy", dataset_test_split="dev")
+    (row,) = load_problems(folder, "test", *flags.columns)
+    assert row["problem"] == "dev"
+    # A file, a task or a known name has none to choose from.
+    assert len(load_problems("arithmetic[:2]", "test", *flags.columns)) == 2
+    with pytest.raises(BadInput, match="--dataset_config easy: arithmetic has no configurations"):
+        load_problems("arithmetic", "train", *flags.columns)
+    flags = train_treerpo.Flags(dataset_train_split="dev")
+    with pytest.raises(BadInput, match="--dataset_train_split dev: gsm8k has no splits"):
+        load_problems("gsm8k", "train", *flags.columns)
+
+
 def test_folders_say_why(tmp_path):
-    configs = "\n".join(
-        f"- config_name: {name}\n  data_files: {name}.jsonl" for name in ("easy", "hard")
-    )
-    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
-    for name in ("easy", "hard"):
-        write(tmp_path / f"{name}.jsonl", [{"problem": "1", "answer": "2"}])
-    with pytest.raises(BadInput, match=r"several configurations .*'easy', 'hard'"):
-        load_problems(str(tmp_path))
-    (tmp_path / "README.md").unlink()
     (tmp_path / "easy.jsonl").write_text('{"problem": "1", "answer": "2"}\n{"problem": ')
     with pytest.raises(BadInput, match="can't be loaded") as error:
         load_problems(str(tmp_path))

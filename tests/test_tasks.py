@@ -365,11 +365,20 @@ def test_a_python_file_is_a_task(tmp_path):
     assert problems.tiny_base_of(str(path)).endswith("tiny_base")
 
 
+def refusal_of(name: str) -> str:
+    with pytest.raises(BadInput) as error:
+        load_problems(name)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         (None, "there is no such file"),
-        ("1/0", r"can't be imported \(ZeroDivisionError: division by zero\)"),
+        ("1/0", "can't be imported (ZeroDivisionError: division by zero)"),
+        ("def f(:", "can't be imported (SyntaxError: invalid syntax (bad.py, line 1))"),
+        ("import no_such", "can't be imported (ModuleNotFoundError: No module named 'no_such')"),
         ("def problems(split): ...", "has no function prompt; a task has problems, prompt, score"),
     ],
 )
@@ -377,8 +386,63 @@ def test_a_python_file_that_is_no_task_is_refused(tmp_path, text, says):
     path = tmp_path / "bad.py"
     if text:
         path.write_text(text)
-    with pytest.raises(BadInput, match=f"bad.py: {says}"):
-        load_problems(str(path))
+    # Mended, it is read anew.
+    assert f"bad.py: {says}" in refusal_of(str(path))
+    path.write_text(MINIMAL_TASK)
+    assert load_problems(str(path))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return {}['x']", "problems('train') failed (KeyError: 'x')"),
+        ("return 'abc'", "problems('train') must return a list of rows, not str"),
+        ("return []", "has no train problems"),
+        ("return ['abc']", "row 0 of problems('train') must be a dict with a text under problem"),
+        ("return [{'problem': 'a'}, {'answer': 'b'}]", "row 1 of problems('train') must be a dict"),
+        (
+            "return [{'problem': 'a', 'words': {'b'}}]",
+            "row 0 of problems('train'): Object of type set is not JSON serializable; a row holds",
+        ),
+    ],
+)
+def test_a_python_file_whose_rows_cannot_be_used_is_refused(tmp_path, body, says):
+    path = tmp_path / "bad.py"
+    path.write_text(MINIMAL_TASK + f"\ndef problems(split): {body}")
+    assert f"bad.py: {says}" in refusal_of(str(path))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return row['goal']", r"prompt\(row\) of row x/train/0 failed \(KeyError: 'goal'\)"),
+        ("return 5", "must return a text or chat messages that end with the user's, .* not 5"),
+        ("return []", "must return a text or chat messages"),
+        ("return [{'role': 'user'}]", "must return a text or chat messages"),
+        ("return [{'role': 'assistant', 'content': 'a'}]", "must return a text or chat messages"),
+    ],
+)
+def test_a_python_file_whose_prompt_cannot_be_used_is_refused(tokenizer, tmp_path, body, says):
+    path = tmp_path / "x.py"
+    rows = "def problems(split): return [{'problem': 'a'}]"
+    path.write_text(f"{MINIMAL_TASK}\n{rows}\ndef prompt(row): {body}")
+    (row,) = load_problems(str(path))
+    assert row == {"id": "x/train/0", "problem": "a", "answer": None}
+    with pytest.raises(BadInput, match=f"x.py: .*{says}"):
+        encode_row(tokenizer, task_of(str(path)), row)
+
+
+def test_names_that_are_nearly_right(tmp_path):
+    assert "Did you mean arithmetic? Known names: arithmetic, math, " in refusal_of("aritmetic:5")
+    assert "Did you mean gsm8k?" in refusal_of("gsm8")
+
+
+def test_a_task_of_chat_messages_has_its_own_form_without_a_chat_template(tokenizer):
+    task = ModuleType("task")
+    task.prompt = lambda row: [{"role": "user", "content": row["problem"]}]
+    task.PROMPT_TEMPLATE = "Sort: {problem}\nSorted:"
+    ids = encode_row(tokenizer, task, {"problem": "b a"})
+    assert tokenizer.decode(ids) == "Sort: b a\nSorted:"
 
 
 def test_a_tokenizer_may_bring_its_template(tokenizer):
