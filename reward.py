@@ -232,7 +232,11 @@ def _judge_by(score: str) -> Callable[[_Question], _Reply]:
             equal(*pair, by_value=True)
         return _compare
     module, _, function = score.partition(":")
-    score_function = getattr(importlib.import_module(module), function)
+    loaded = importlib.import_module(module)
+    score_function = getattr(loaded, function)
+    # What the score imports late is imported before the workers are forked.
+    if hasattr(loaded, "warm_up"):
+        loaded.warm_up()
     return lambda question: _score(score_function, question)
 
 

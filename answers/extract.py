@@ -19,7 +19,7 @@ _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECAS
 _THOUGHT_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 
 
-def _without_thinking(completion: str) -> str:
+def without_thinking(completion: str) -> str:
     """What follows the thinking. A stray </think> ends a block that the prompt opened; an open
     <think> never ends."""
     return _THOUGHT_END.split(_THOUGHT.sub("\n", completion))[-1]
@@ -310,7 +310,7 @@ def extract_answer(completion: str) -> str | None:
     >>> extract_answer(r"\boxed{1} or \boxed{2}")
     '1 \\text{ or } 2'
     """
-    text = _without_thinking(completion)
+    text = without_thinking(completion)
     boxes, last_is_unclosed = _boxes(text)
     if last_is_unclosed:
         return None

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data import arithmetic, mathematics
+from data import arithmetic, mathematics, reasoning_gym
 from data.mathematics import SHOTS, SOURCES, SYSTEM_PROMPT
 from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
@@ -52,7 +52,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Tasks that have problems of their own. Any other name is a data set of mathematics.
-TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic}
+TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic, "reasoning_gym": reasoning_gym}
 
 
 DEFAULT_READING = Reading()
@@ -260,6 +260,10 @@ def load_problems(
         if level is not None and not hasattr(task, "LEVELS"):
             raise BadInput(f"{flag} {name}: {base} has no levels; leave :{level} out")
         rows = _rows_of_task(task, split, level)
+    if reading.partial_credit and task is reasoning_gym:
+        rows = [{**row, "partial_credit": True} for row in rows]
+    elif reading.partial_credit and split == "train":
+        raise BadInput(f"--partial_credit: {base} gives none; the tasks of reasoning_gym do")
 
     # A slice means what it means in Python, but an empty one is no data set.
     bounds = (wanted.start or 0, wanted.stop or 0)

