@@ -30,9 +30,19 @@ def own_credit(dataset, given: str, item: dict) -> float:
         return 0.0
 
 
+CODE = (
+    "[open('CANARY', 'w')]",
+    "open('CANARY', 'w')",
+    "__import__('pathlib').Path('CANARY').touch()",
+    "sin(open('CANARY', 'w'))",
+    "{1: open('CANARY', 'w')}",
+)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_score_survives_the_way_to_a_worker(name):
-    """A row goes there as JSON. Right and wrong answers get the credit of the task's own score."""
+def test_a_score_survives_the_way_to_a_worker(name, tmp_path, monkeypatch):
+    """A row goes there as JSON. Right and wrong answers get the credit of the task's own score; and
+    no answer is run."""
     count = 1 if name in reasoning_gym.SLOW else 3
     dataset = create_dataset(name, seed=7, size=count)
     items = [dataset[i] for i in range(count)]
@@ -50,6 +60,10 @@ def test_a_score_survives_the_way_to_a_worker(name):
         is_right = reasoning_gym.score(f"<answer>{gold}</answer>", row)
         assert is_right == (name not in WITHOUT_ANSWER)
         assert reasoning_gym.score("It is " + gold, row) == 0
+        monkeypatch.chdir(tmp_path)
+        for code in CODE:
+            assert reasoning_gym.score(f"<answer>{code}</answer>", row) == 0
+        assert not (tmp_path / "CANARY").exists()
         if re.sub(r"[{}\\]", "", gold) == gold:
             assert reasoning_gym.score(rf"\boxed{{{gold}}}", row) == is_right
 
@@ -153,5 +167,5 @@ def test_two_updates(tmp_path):
     flags = {"dataset_name": "reasoning_gym:gcd[:20]", "benchmarks": "reasoning_gym:gcd[:3]"}
     lengths = {"max_prompt_length": 300, "max_pack_tokens": 400, "max_steps": 2}
     rows = train(tmp_path, **flags, **lengths, prompts_per_update=4, eval_steps=2)
-    assert [row["reward"] for row in rows if "reward" in row] == [0.0, 0.0]
+    assert len([row for row in rows if "reward" in row]) == 2
     assert "failed" not in rows[-1]["grader"]
