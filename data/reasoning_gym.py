@@ -50,6 +50,7 @@ LONGEST_GENERATION = 1800  # seconds
 REFUSED = {
     "codeio": "it runs code from a file of its own, and its problems change from time to time",
     "composite": "it is a mixture of others, and has no problems without settings",
+    "game_of_life_halting": "its check takes any text for right",
 }
 
 # A longer answer is wrong. The longest right ones have 5,000 characters.

@@ -135,6 +135,7 @@ def test_splits_share_no_question(monkeypatch):
         ("zzz?", "reasoning-gym has no such task; there are ab, acre, "),
         ("codeio", "can't be used, since it runs code"),
         ("composite", "can't be used, since it is a mixture"),
+        ("game_of_life_halting", "can't be used, since its check takes any text for right"),
     ],
 )
 def test_tasks_that_cannot_be_used_say_why(name, says):
