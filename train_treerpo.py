@@ -659,9 +659,10 @@ def set_up(flags: Flags) -> Training:
 def announce_shared_problems(problems: list[dict], test_problems: dict[str, list[dict]]) -> None:
     """Says how many problems of each benchmark are trained on, where any is: scores on these tell
     nothing of others."""
-    trained = {(row["problem"], row["answer"]) for row in problems}
+    # The answer belongs to it: a task may ask the same of different rows. It need not be a text.
+    trained = {(row["problem"], str(row["answer"])) for row in problems}
     for name, rows in test_problems.items():
-        shared = sum((row["problem"], row["answer"]) in trained for row in rows)
+        shared = sum((row["problem"], str(row["answer"])) in trained for row in rows)
         if shared:
             print(
                 f"evaluations on {name}: {shared} of its {len(rows)} problems are trained on; "

@@ -17,6 +17,7 @@ from test_scripts import TWO_PROCESSES, read, refused, script, train
 from transformers import AutoModelForCausalLM
 
 import eval_math
+import train_treerpo
 from data.arithmetic import LARGEST, OPERATORS
 from data.problems import TASKS, benchmark_for, load_problems, tiny_base_of
 from eval_math import (
@@ -502,6 +503,13 @@ def test_what_training_is_evaluated_on_by_default(tmp_path, monkeypatch):
         ("org/set", None, "org/set"),
     ):
         assert benchmark_for(name, data_dir) == expected
+
+
+def test_problems_that_are_trained_on_are_counted(capsys):
+    rows = [{"problem": "?", "answer": [i]} for i in range(4)]
+    train_treerpo.announce_shared_problems(rows[:2], {"a": rows[1:], "b": rows[2:]})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("evaluations on a: 1 of its 3 problems are trained on; --benchmarks ")
 
 
 class Log:

@@ -152,7 +152,7 @@ def test_bad_values(says, argv, tmp_path, capsys):
     "text, says",
     [
         ("max_steps: null", "max_steps has no value; give one, or leave the key out"),
-        ("benchmarks:", "benchmarks has no value"),
+        ("lora_target_modules:", "lora_target_modules has no value"),
         ("max_steps: 3\nmax_steps: 4", "max_steps stands in it twice"),
         ("prompt_template: {a: 1}", "prompt_template must be a value or a list of values"),
         ("branching: [[8, 4]]", "branching must be a value or a list of values"),
