@@ -902,9 +902,13 @@ def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
 
 def model_words(output: Path, flags: Flags) -> str:
     """The words by which eval_math.py finds what was trained; the rest is in config.yaml there."""
+    words = ["--adapter", f"{output}/adapter"]
     if not flags.use_peft:
-        return shlex.join(["--model_name_or_path", f"{output}/model"])
-    return shlex.join(["--adapter", f"{output}/adapter"])
+        words = ["--model_name_or_path", f"{output}/model"]
+    # The one flag that a run's folder must not decide.
+    if flags.trust_remote_code:
+        words += ["--trust_remote_code", "true"]
+    return shlex.join(words)
 
 
 def compare_evaluations(evaluations: list[dict]) -> None:

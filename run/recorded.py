@@ -10,11 +10,11 @@ import yaml
 
 from run.errors import BadInput, first_line
 
-# The flags that say how a policy was trained and evaluated, which its evaluation takes over.
+# The flags that say how a policy was trained and evaluated, which its evaluation takes over. Not
+# trust_remote_code: a folder from elsewhere must not have a model's code run.
 RECORDED_FLAGS = (
     "model_name_or_path",
     "attn_implementation",
-    "trust_remote_code",
     "bf16",
     "data_dir",
     "dataset_config",

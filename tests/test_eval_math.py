@@ -327,6 +327,7 @@ model_name_or_path: some/base
 prompt_template: 'Q: {problem}\\nA:'
 num_shots: 2
 benchmarks: ["my set.csv", "gsm8k[:9]"]
+trust_remote_code: true
 bf16: false
 attn_implementation: null
 temperature: 0.5
@@ -350,6 +351,8 @@ def test_a_run_gives_what_the_command_line_leaves_out(tmp_path, monkeypatch):
         assert flags.bf16 is False and flags.attn_implementation is None
         # What an evaluation chooses for itself.
         assert (flags.seed, flags.num_samples) == (0, 0)
+        # A folder from elsewhere must not have a model's code run.
+        assert not flags.trust_remote_code
     all_weights = eval_math.read_flags(["--model_name_or_path", "run/model"])
     assert (all_weights.model_name_or_path, all_weights.num_shots) == ("run/model", 2)
 
