@@ -1,5 +1,6 @@
 """Checkpoints that are written whole or not at all, from which a run resumes exactly."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -37,6 +38,15 @@ FREE_ON_RESUME = {
 def random_states() -> dict:
     """This process's random states, of which dropout draws. Sampling has streams of its own."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def default_flags(flags) -> dict:
+    """What each flag is where it is left out, as far as it does not depend on others."""
+    defaults = {}
+    for field in dataclasses.fields(flags):
+        has_factory = field.default_factory is not dataclasses.MISSING
+        defaults[field.name] = field.default_factory() if has_factory else field.default
+    return defaults
 
 
 def digest(path: Path) -> str:
@@ -159,8 +169,10 @@ def _incomplete(path: Path, error: Exception) -> BadInput:
 def _check_same_run(path: Path, state: dict, flags) -> None:
     """Raises BadInput where the present flags would make another run of it."""
     saved_flags, saved_update = state["flags"], state["update"]
+    # A flag that there was not yet is as if it had been left out.
+    saved_flags = {**default_flags(flags), **saved_flags}
     for name, value in vars(flags).items():
-        saved_value = saved_flags.get(name)
+        saved_value = saved_flags[name]
         if name not in FREE_ON_RESUME and saved_value != value:
             advice = "resume with the same, or start a new run in another --output_dir"
             difference = f"was made with --{name} {saved_value}, not {value}"

@@ -368,6 +368,11 @@ def test_what_a_resume_refuses_and_sets_aside(tmp_path, capsys, caplog):
         train_treerpo.main, [*words(other, **flags, max_steps=3), *resume], capsys
     )
     assert (other / "metrics.jsonl").read_bytes() == before
+    # It was made before these two flags were there.
+    state_path = run / "checkpoints" / "step-000002" / "trainer_state.json"
+    state = json.loads(state_path.read_text())
+    del state["flags"]["refill_zero_signal"], state["flags"]["lora_target_modules"]
+    state_path.write_text(json.dumps(state))
     sys.argv = ["train_treerpo.py", *words(run, **flags, max_steps=2), *map(str, resume)]
     train_treerpo.main()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
