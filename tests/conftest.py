@@ -133,7 +133,7 @@ def tiny_base():
 
 def grading_servers() -> list[psutil.Process]:
     """The fork servers of this process's Graders, one for each."""
-    return [process for process in psutil.Process().children() if _runs_reward(process)]
+    return [process for process in psutil.Process().children() if _runs_workers(process)]
 
 
 def grading_workers() -> list[psutil.Process]:
@@ -141,14 +141,14 @@ def grading_workers() -> list[psutil.Process]:
     workers = []
     for server in grading_servers():
         with suppress(psutil.NoSuchProcess):
-            workers += [process for process in server.children() if _runs_reward(process)]
+            workers += [process for process in server.children() if _runs_workers(process)]
     return workers
 
 
-def _runs_reward(process: psutil.Process) -> bool:
+def _runs_workers(process: psutil.Process) -> bool:
     """Whether it is a grading process; one that was just killed has no command line any more."""
     try:
-        return any("reward.py" in word for word in process.cmdline())
+        return any("workers.py" in word for word in process.cmdline())
     except psutil.NoSuchProcess:  # of which a zombie is one
         return False
 

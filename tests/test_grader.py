@@ -187,8 +187,8 @@ def refuse(*limits):
     raise ValueError("current limit exceeds maximum limit")
 
 resource.setrlimit = refuse
-import reward
-reward._serve_as_asked(sys.argv[1:])
+from run import workers
+workers._serve_as_asked(sys.argv[1:])
 """
 
 
@@ -199,7 +199,7 @@ def test_a_system_without_memory_limits_is_said_once(monkeypatch, caplog):
     def start(command, **options):
         return real([command[0], "-c", WITHOUT_LIMIT, *command[2:]], **options)
 
-    monkeypatch.setattr(reward.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setenv("PYTHONPATH", str(Path(reward.__file__).parent))
     with Grader() as grader:
         assert grader.grade_batch(SQUARES[:20], ROOTS[:20]) == [1.0] * 20
@@ -367,7 +367,7 @@ def test_a_fork_server_whose_grader_died_in_a_request_ends_its_workers():
         grader.grade_batch(SQUARES[:1], ROOTS[:1])
         workers = grading_workers()
         _ours, theirs = Pipe()
-        process, control = grader.server
+        process, control = grader.pool.server
         socket.send_fds(control, [b"0"], [theirs.fileno()])
         control.close()
         assert process.wait(20) == 0
