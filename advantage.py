@@ -3,15 +3,21 @@
 The paper is arXiv 2506.05183; this is its section 3. Pure tensor functions over one tree: nodes
 stand in topological order (parent before child), and node 0 is the prompt, with parent -1. A group
 is the children of one parent.
+
+A leaf may have no score (NaN): no reward function gave it one. It is left out, as if it had not
+been sampled: of its group's statistics, and of the mean that is its parent's reward. A node without
+any scored leaf below it has no reward either. The advantage of a node without a reward is 0.
 """
 
 import inspect
+import math
 
 import torch
 from torch import Tensor
 
 SCALES = ("variance", "deviation", "group", "none")
-# Means of equal rewards can differ in their last bits; a range below this is rounding, not signal.
+# Means of equal rewards can differ in their last bits: a range below this share of the largest
+# reward is rounding, not signal.
 ROUNDING = 1e-6
 
 
@@ -19,20 +25,23 @@ def step_rewards(parent: Tensor, leaf_rewards: Tensor) -> Tensor:
     """The reward of every node: a leaf keeps its own, an inner node gets its children's plain mean.
 
     The mean is a Monte-Carlo estimate of the expected reward at that step, so no step reward model
-    is needed (TreeRPO, section 3.1: bottom-up reward computation).
+    is needed (TreeRPO, section 3.1: bottom-up reward computation). It is over the children that
+    have a reward; where none has, the node has none (NaN).
 
     Args:
         parent: LongTensor [nodes], parent[0] == -1 and parent[i] < i.
-        leaf_rewards: Tensor [nodes], read at leaves only; NaN elsewhere is fine.
+        leaf_rewards: Tensor [nodes], read at leaves only; NaN is a leaf without a score.
 
     Returns:
         Tensor [nodes] of floating-point rewards.
 
     Raises:
-        ValueError: the nodes are not in topological order, or a leaf has no reward (NaN).
+        ValueError: the nodes are not in topological order.
 
     >>> step_rewards(torch.tensor([-1, 0, 0, 1, 1]), torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]))
     tensor([0.7500, 0.5000, 1.0000, 1.0000, 0.0000])
+    >>> step_rewards(torch.tensor([-1, 0, 0]), torch.tensor([0.0, torch.nan, 1.0]))
+    tensor([1., nan, 1.])
     """
     parents = parent.tolist()
     rewards = leaf_rewards.tolist()
@@ -41,17 +50,17 @@ def step_rewards(parent: Tensor, leaf_rewards: Tensor) -> Tensor:
         raise ValueError(
             "parent must hold -1 for node 0 and a smaller index than its own for every other node"
         )
-    children = [0] * len(parents)  # of each node: how many
+    inner = set(parents)
+    scored_children = [0] * len(parents)  # of each node: how many
     total = [0.0] * len(parents)  # of each node: the sum of their rewards
     # Children come after their parent. Backwards, a node's children are final before it is.
     for node in range(len(parents) - 1, -1, -1):
-        if children[node]:
-            rewards[node] = total[node] / children[node]
-        elif rewards[node] != rewards[node]:
-            raise ValueError(f"leaf {node} has no reward (NaN)")
-        if node:
+        if node in inner:
+            count = scored_children[node]
+            rewards[node] = total[node] / count if count else math.nan
+        if node and not math.isnan(rewards[node]):
             total[parents[node]] += rewards[node]
-            children[parents[node]] += 1
+            scored_children[parents[node]] += 1
     dtype = leaf_rewards.dtype if leaf_rewards.is_floating_point() else torch.float32
     return torch.tensor(rewards, dtype=dtype, device=leaf_rewards.device)
 
@@ -59,7 +68,8 @@ def step_rewards(parent: Tensor, leaf_rewards: Tensor) -> Tensor:
 def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Size, mean and population standard deviation of the group that each node heads as parent.
 
-    A leaf heads no group: its size is 0 and its statistics are 0.
+    Mean and deviation are over the members that have a reward; NaN where none has. A leaf heads no
+    group: its size is 0 and its statistics are 0.
 
     Returns:
         Three Tensors [nodes], in double precision.
@@ -69,24 +79,27 @@ def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, T
     group = parent[1:]  # [nodes - 1], the parent that heads each node's group
     zeros = torch.zeros_like(rewards)  # [nodes]
     size = zeros.index_add(0, group, torch.ones_like(siblings))
-    divisor = size.clamp(min=1)
-    mean = zeros.index_add(0, group, siblings) / divisor
-    variance = zeros.index_add(0, group, (siblings - mean[group]) ** 2) / divisor
+    scored = zeros.index_add(0, group, (~siblings.isnan()).double())
+    # 0 / 0 where nobody in a group has a reward.
+    divisor = torch.where(size > 0, scored, 1.0)
+    mean = zeros.index_add(0, group, siblings.nan_to_num(0.0)) / divisor
+    deviations = (siblings - mean[group]).nan_to_num(0.0)  # [nodes - 1]
+    variance = zeros.index_add(0, group, deviations**2) / divisor
     return size, mean, variance.sqrt()
 
 
 def group_range(rewards: Tensor, parent: Tensor) -> Tensor:
     """max R - min R of the group that each node heads as parent, [nodes].
 
-    A leaf heads no group and gets 0.
+    A leaf heads no group and gets 0, as does a group in which nobody has a reward.
     """
     rewards = rewards.double()
     siblings = rewards[1:]  # [nodes - 1]
     group = parent[1:]  # [nodes - 1]
-    zeros = torch.zeros_like(rewards)  # [nodes]
-    largest = zeros.scatter_reduce(0, group, siblings, "amax", include_self=False)
-    smallest = zeros.scatter_reduce(0, group, siblings, "amin", include_self=False)
-    return largest - smallest
+    lowest = torch.full_like(rewards, -torch.inf)  # [nodes]
+    largest = lowest.scatter_reduce(0, group, siblings.nan_to_num(-torch.inf), "amax")
+    smallest = -lowest.scatter_reduce(0, group, (-siblings).nan_to_num(-torch.inf), "amax")
+    return torch.where(largest.isfinite(), largest - smallest, 0.0)
 
 
 def sibling_advantages(
@@ -109,10 +122,11 @@ def sibling_advantages(
         "none"       1 (Dr. GRPO, arXiv 2503.20783).
 
     A group is kept if and only if max R - min R > `prune_threshold`, tau (equations 1 and 2). The
-    advantages of a pruned group are 0; those of a kept group sum to 0. The root's advantage is 0.
+    advantages of a pruned group are 0; those of a kept group sum to 0. The root's advantage is 0,
+    and so is that of a node without a reward.
 
     Args:
-        rewards: Tensor [nodes], from `step_rewards`.
+        rewards: Tensor [nodes], from `step_rewards`; NaN is none.
         parent: LongTensor [nodes].
 
     Returns:
@@ -129,7 +143,9 @@ def sibling_advantages(
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
-    if scale in ("variance", "deviation") and not bool(((rewards >= 0) & (rewards <= 1)).all()):
+    has_reward = ~rewards.isnan()  # [nodes]
+    is_bounded = (rewards >= 0) & (rewards <= 1)  # [nodes]
+    if scale in ("variance", "deviation") and not bool((is_bounded | ~has_reward).all()):
         raise ValueError(f'scale "{scale}" needs rewards in [0, 1]')
     _, mean, deviation = group_statistics(rewards, parent)  # [nodes] each, by the group's parent
     variance = (mean * (1 - mean)).clamp(min=0)
@@ -140,11 +156,17 @@ def sibling_advantages(
         "none": torch.ones_like(mean),
     }[scale]  # [nodes], by the group's parent
     group = parent[1:]  # [nodes - 1], the parent of each node but the root
-    is_kept = group_range(rewards, parent)[group] > prune_threshold + ROUNDING  # [nodes - 1]
+    least_range = prune_threshold + _rounding(rewards)
+    is_kept = group_range(rewards, parent)[group] > least_range  # [nodes - 1]
     scaled = (rewards[1:] - mean[group]) / sigma[group]  # [nodes - 1]
     advantages = torch.zeros_like(mean)  # [nodes]
-    advantages[1:] = torch.where(is_kept, scaled, 0.0)
+    advantages[1:] = torch.where(is_kept & has_reward[1:], scaled, 0.0)
     return advantages.to(rewards.dtype)
+
+
+def _rounding(rewards: Tensor) -> Tensor:
+    """The largest difference of rewards that may be rounding, []; at least that of 0/1 rewards."""
+    return ROUNDING * rewards.abs().nan_to_num(0.0).max().clamp(min=1)
 
 
 def _among_leaves(
@@ -152,8 +174,8 @@ def _among_leaves(
 ) -> Tensor:
     """Leaves get `sibling_advantages` among the leaves of the same `group`.
 
-    An inner node's tokens stand in every path through it. They get the mean of these paths'
-    advantages.
+    An inner node's tokens stand in every path through it. They get the mean of the advantages of
+    those paths that have a score.
 
     Args:
         group: LongTensor [nodes], a name of each leaf's group.
@@ -161,7 +183,7 @@ def _among_leaves(
     Returns:
         Tensor [nodes].
     """
-    is_leaf = group_statistics(rewards, parent)[0] == 0  # [nodes]
+    is_leaf = torch.bincount(parent[1:], minlength=len(parent)) == 0  # [nodes]
     leaves = is_leaf.nonzero().squeeze(1)  # [leaves]
     names, index = group[leaves].unique(return_inverse=True)  # [groups], [leaves]
     groups = len(names)
@@ -171,7 +193,7 @@ def _among_leaves(
     flat = sibling_advantages(flat_rewards, flat_parent, scale, prune_threshold)
     total = torch.zeros_like(rewards, dtype=torch.double)  # [nodes]
     total.index_copy_(0, leaves, flat[1 + groups :].double())
-    mean = _sums_below(total, parent) / _sums_below(is_leaf.double(), parent)  # [nodes]
+    mean = _sums_below(total, parent) / _scored_leaves(rewards, parent).clamp(min=1)  # [nodes]
     advantages = mean.to(rewards.dtype)
     advantages[0] = 0.0
     return advantages
@@ -183,6 +205,12 @@ def _sums_below(values: Tensor, parent: Tensor) -> Tensor:
     for node in range(len(parent) - 1, 0, -1):  # children before parents
         sums[parent[node]] += sums[node]
     return sums
+
+
+def _scored_leaves(rewards: Tensor, parent: Tensor) -> Tensor:
+    """How many leaves with a reward are at each node or below it, [nodes], in double precision."""
+    is_leaf = torch.bincount(parent[1:], minlength=len(parent)) == 0  # [nodes]
+    return _sums_below((is_leaf & ~rewards.isnan()).double(), parent)
 
 
 def leaf_advantages(
@@ -229,10 +257,9 @@ def treerl_advantages(
     Args, Returns, Raises: as `sibling_advantages`.
     """
     local = sibling_advantages(rewards, parent, scale, prune_threshold)
-    size, _, _ = group_statistics(rewards, parent)
-    leaves = _sums_below((size == 0).to(rewards.dtype), parent)  # [nodes]
-    gain = rewards - rewards[0]
-    gain = torch.where(gain.abs() > ROUNDING, gain, 0.0)
+    leaves = _scored_leaves(rewards, parent).clamp(min=1).to(rewards.dtype)  # [nodes]
+    gain = (rewards - rewards[0]).nan_to_num(0.0)
+    gain = torch.where(gain.abs() > _rounding(rewards), gain, 0.0)
     return (gain + local) / leaves.sqrt()
 
 
@@ -253,11 +280,13 @@ def path_share_advantages(
     Args, Returns, Raises: as `sibling_advantages`.
     """
     advantages = sibling_advantages(rewards, parent, scale, prune_threshold)
-    size, _, _ = group_statistics(rewards, parent)
-    path_share = torch.ones_like(size)  # [nodes]
+    has_reward = (~rewards[1:].isnan()).double()  # [nodes - 1]
+    scored_children = torch.zeros_like(rewards, dtype=torch.double)  # [nodes]
+    scored_children.index_add_(0, parent[1:], has_reward).clamp_(min=1)
+    path_share = torch.ones_like(scored_children)  # [nodes]
     for node in range(1, len(parent)):
-        path_share[node] = path_share[parent[node]] / size[parent[node]]
-    siblings = size[parent[1:]]  # [nodes - 1], N of each node's group
+        path_share[node] = path_share[parent[node]] / scored_children[parent[node]]
+    siblings = scored_children[parent[1:]]  # [nodes - 1], N of each node's group
     leave_one_out = siblings / (siblings - 1).clamp(min=1)
     advantages[1:] *= (path_share[1:] * leave_one_out).to(advantages.dtype)
     return advantages

@@ -259,11 +259,94 @@ def test_group_statistics():
 def test_rounding_is_not_signal():
     third = torch.tensor([0.0, 1 / 3, (0.1 + 0.2 + 0.7) / 3])
     assert not sibling_advantages(third.double(), torch.tensor([-1, 0, 0]), "group").any()
+    # Nor are the last bits of large rewards.
+    large = torch.tensor([0.0, 3e6, 3e6 + 0.25])
+    assert not sibling_advantages(large, torch.tensor([-1, 0, 0]), "group").any()
+    small = torch.tensor([0.0, 0.0, 0.25])
+    assert sibling_advantages(small, torch.tensor([-1, 0, 0]), "group")[1:].all()
+
+
+# --- Leaves without a score ---
+
+
+def test_leaves_without_a_score_by_hand():
+    # PARENT with leaf 5 unscored: node 1 has the mean of node 4 alone. Then leaf 2 as well.
+    leaves = torch.tensor([NAN, NAN, 0.0, 1.0, NAN, NAN, 1.0, 0.0])
+    rewards = step_rewards(PARENT, leaves)
+    assert torch.equal(rewards.isnan(), torch.arange(8) == 5)
+    assert rewards.nan_to_num(-1).tolist() == [0.5, 0.5, 0, 1, 0.5, -1, 1, 0]
+    # Node 4 has no scored sibling left, so its group has no signal.
+    assert sibling_advantages(rewards, PARENT).tolist() == pytest.approx([0, 0, -2, 2, 0, 0, 2, -2])
+    leaves[2] = NAN
+    rewards = step_rewards(PARENT, leaves)
+    assert rewards[0] == 0.75
+    expected = [0, -4 / 3, 0, 4 / 3, 0, 0, 2, -2]
+    assert sibling_advantages(rewards, PARENT).tolist() == pytest.approx(expected)
+
+
+def test_a_node_without_a_scored_leaf_has_no_reward():
+    unscored = torch.tensor([NAN, NAN, 0.0, 1.0, NAN, NAN, NAN, NAN])
+    rewards = step_rewards(PARENT, unscored)
+    assert rewards.isnan().nonzero().flatten().tolist() == [1, 4, 5, 6, 7]
+    assert rewards[0] == 0.5
+    size, mean, deviation = group_statistics(rewards, PARENT)
+    assert size.tolist() == [3, 2, 0, 0, 2, 0, 0, 0]
+    assert mean[0] == deviation[0] == 0.5
+    assert mean[[1, 4]].isnan().all() and deviation[[1, 4]].isnan().all()
+    assert group_range(rewards, PARENT).tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def without_unscored(parent, rewards):
+    """The tree as if what has no reward had not been sampled; and which nodes remain."""
+    remaining = [node for node in range(len(parent)) if not math.isnan(rewards[node])]
+    place = {node: index for index, node in enumerate(remaining)}
+    return torch.tensor([place.get(parent[node], -1) for node in remaining]), remaining
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_leaf_without_a_score_is_as_if_it_had_not_been_sampled(name, seed):
+    parent, leaves = random_case(seed)
+    rng = np.random.default_rng([seed, 1])
+    # Graded, so that no two scales are alike; and a share of them without a score.
+    missing = (0.1, 0.3, 0.6, 0.9)[seed % 4]
+    leaves = [NAN if rng.random() < missing else leaf * rng.random() for leaf in leaves]
+    leaf_rewards = torch.tensor(leaves, dtype=torch.double)
+    rewards = step_rewards(torch.tensor(parent), leaf_rewards)
+    small_parent, remaining = without_unscored(parent, rewards.tolist())
+    small_rewards = step_rewards(small_parent, leaf_rewards[remaining])
+    torch.testing.assert_close(small_rewards, rewards[remaining])
+    for scale in SCALES:
+        for threshold in (0.0, 0.2):
+            settings = scale, threshold
+            advantages = ESTIMATORS[name](rewards, torch.tensor(parent), *settings)
+            expected = torch.zeros(40, dtype=torch.double)
+            expected[remaining] = ESTIMATORS[name](small_rewards, small_parent, *settings)
+            torch.testing.assert_close(advantages, expected)
+            assert not with_only_children(advantages, torch.tensor(parent))[rewards.isnan()].any()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_tree_without_any_score_has_no_advantage(name, scale):
+    rewards = step_rewards(PARENT, torch.full((8,), NAN))
+    assert rewards.isnan().all()
+    assert not ESTIMATORS[name](rewards, PARENT, scale).any()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_rewards_of_any_size_have_advantages_without_a_bounded_scale(name):
+    """With scale "none" they move and grow with the rewards, with "group" they do not change."""
+    rewards = step_rewards(PARENT, LEAVES.double())
+    for scale, factor in (("none", 50), ("group", 1)):
+        if name == "treerl" and scale == "group":
+            continue  # its global term has no scale
+        expected = factor * ESTIMATORS[name](rewards, PARENT, scale)
+        moved = ESTIMATORS[name](50 * rewards - 20, PARENT, scale)
+        torch.testing.assert_close(moved, expected)
 
 
 def test_bad_trees_and_settings_are_refused():
-    with pytest.raises(ValueError, match="leaf 2"):
-        step_rewards(torch.tensor([-1, 0, 0]), torch.tensor([NAN, 1.0, NAN]))
     with pytest.raises(ValueError, match="smaller index"):
         step_rewards(torch.tensor([-1, 2, 0]), torch.tensor([0.0, 1.0, 1.0]))
     with pytest.raises(ValueError, match="scale"):
