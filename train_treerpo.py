@@ -9,6 +9,7 @@ Each update goes through four phases:
 1. sample  From each prompt, grow a tree of steps: continue every unfinished node N times, to depth
            D.
 2. score   Verify the answer of every leaf: 1 if right, 0 if not. Nothing else is scored.
+           --reward_funcs FILE.py:function scores by a function of your own.
 3. credit  A parent's reward is the mean of its children's. A step's advantage is relative to its
            siblings: A = (R - mu) / (mu (1 - mu)), with mu their mean. Groups whose rewards are
            (nearly) alike are pruned.
@@ -21,6 +22,7 @@ GRPO is a tree of depth 1: --depth 1 --scale_rewards group. The rest is the same
 import copy
 import importlib.util
 import logging
+import math
 import shlex
 import shutil
 import sys
@@ -42,8 +44,10 @@ from data.problems import (
     template_for,
     tiny_base_of,
 )
+from reward_functions import BOUNDED_SCALES, TASK, check_names
 from run.errors import BadInput, run_script
 from run.flags import (
+    MAX_GRADER_TIMEOUT,
     ROOT,
     ModelAndDataFlags,
     check_least,
@@ -140,6 +144,17 @@ class Flags(ModelAndDataFlags):
     grade_noise: float = flag(
         0.0, "share of grades flipped at random, to study a verifier that errs"
     )
+    reward_funcs: list[str] = flag(
+        [TASK],
+        "what scores completions in training: FILE.py:function with TRL's signature, one or "
+        "several; task is the task's own score, by which evaluations score in any case",
+    )
+    reward_weights: list[float] | None = flag(
+        None, "one weight per reward function, for their sum; default: 1 each"
+    )
+    reward_timeout: float = flag(
+        60.0, "seconds for a call of a reward function, with all completions of one prompt"
+    )
     refill_zero_signal: int = flag(
         0, "most times that a prompt whose tree has no signal is replaced by a fresh one; 0 is off"
     )
@@ -160,7 +175,9 @@ class Flags(ModelAndDataFlags):
     weight_decay: float = flag(0.0, "of AdamW")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0 is off")
     max_bad_updates: int = flag(
-        5, "updates in a row whose gradient is not finite, after which the run stops"
+        5,
+        "the run stops after so many updates in a row whose gradient is not finite, or in which "
+        "a reward function failed",
     )
     loss_type: Literal[LOSS_TYPES] = flag(
         "dapo", "mean over tokens (dapo), over steps (grpo), or by a constant (dr_grpo)"
@@ -261,9 +278,9 @@ def check_bounds(flags: Flags) -> None:
         raise BadInput(f"--refill_zero_signal {flags.refill_zero_signal}: must be {limit}")
     if flags.lora_dropout >= 1:
         raise BadInput(f"--lora_dropout {flags.lora_dropout}: must be below 1")
-    if flags.prune_threshold >= 1:
-        reason = "no group has rewards so far apart; must be below 1"
-        raise BadInput(f"--prune_threshold {flags.prune_threshold}: {reason}")
+    if not 0 < flags.reward_timeout <= MAX_GRADER_TIMEOUT:
+        limits = f"must be above 0 and at most {MAX_GRADER_TIMEOUT} seconds"
+        raise BadInput(f"--reward_timeout {flags.reward_timeout}: {limits}")
     check_tracker(flags.report_to)
 
 
@@ -315,11 +332,33 @@ def check_contradictions(flags: Flags) -> None:
     if flags.num_minibatches > flags.prompts_per_update:
         limit = f"at most --prompts_per_update {flags.prompts_per_update}"
         raise BadInput(f"--num_minibatches {flags.num_minibatches}: more parts than trees; {limit}")
+    check_rewards(flags)
     longest_path = flags.max_prompt_length + flags.depth * flags.step_tokens
     if flags.max_pack_tokens < longest_path:
         need = f"a path can take max_prompt_length + depth * step_tokens = {longest_path} tokens"
         advice = "raise it, or lower one of these"
         raise BadInput(f"--max_pack_tokens {flags.max_pack_tokens}: {need}; {advice}")
+
+
+def check_rewards(flags: Flags) -> None:
+    """Raises BadInput for reward functions that can't be there or don't go with other flags."""
+    check_names(flags.reward_funcs)
+    weights = flags.reward_weights
+    if weights is not None:
+        written = " ".join(map(str, weights))
+        if not all(map(math.isfinite, weights)):
+            raise BadInput(f"--reward_weights {written}: must be finite numbers")
+        if len(weights) != len(flags.reward_funcs):
+            need = f"must be one for each of the {len(flags.reward_funcs)} --reward_funcs"
+            raise BadInput(f"--reward_weights {written}: {need}")
+    is_tasks_own = flags.reward_funcs == [TASK] and weights is None
+    if flags.grade_noise and not is_tasks_own:
+        reason = "flips the grades of a task's own score; leave it out, or --reward_funcs"
+        raise BadInput(f"--grade_noise {flags.grade_noise}: {reason}")
+    is_bounded = is_tasks_own or flags.scale_rewards in BOUNDED_SCALES
+    if flags.prune_threshold >= 1 and is_bounded:
+        reason = "no group has rewards so far apart; must be below 1"
+        raise BadInput(f"--prune_threshold {flags.prune_threshold}: {reason}")
 
 
 def check_processes(flags: Flags, processes: int) -> None:
@@ -353,6 +392,7 @@ from learner import Learner, UpdateResult, update_policy
 from metrics import Watch, sampling_counts, summarise, token_count, tree_record, tree_statistics
 from policy import check_model, check_sampler, checkpoint_layers
 from reward import Grader, check_platform
+from reward_functions import Rewards, reward_figures
 from run.checkpoint import load_checkpoint, random_states, save_checkpoint, set_aside_later
 from run.folder import cut_back, open_run, read_lines, write_config
 from run.models import load_model
@@ -391,11 +431,11 @@ class Rollout(NamedTuple):
 
 
 def sample(
-    sampler: TreeSampler, batch: Batch, grader: Grader, to_text: Callable[[list[int]], str]
+    sampler: TreeSampler, batch: Batch, rewards: Rewards, to_text: Callable[[list[int]], str]
 ) -> tuple[list[Tree], list[Future]]:
     """Phase 1: one tree per prompt, and the grades of its leaves, which are still being made.
 
-    A tree's leaves go to the grader as soon as it is whole, while other trees still grow.
+    A tree's leaves are sent to be scored as soon as it is whole, while other trees still grow.
 
     Args:
         to_text: turns the token ids of a completion into text.
@@ -405,7 +445,7 @@ def sample(
     for index, tree in sampler.stream(batch.prompts, batch.seeds):
         completions = [to_text(tree.text_ids(leaf)) for leaf in tree.leaves()]
         trees[index] = tree
-        grades[index] = grader.submit(completions, [batch.problems[index]] * len(completions))
+        grades[index] = rewards.submit(batch.problems[index], tree, completions)
     in_order = range(len(batch.prompts))
     return [trees[index] for index in in_order], [grades[index] for index in in_order]
 
@@ -413,7 +453,8 @@ def sample(
 def score(
     trees: list[Tree], grades: list[Future], seeds: list[int], noise: float = 0.0
 ) -> list[Tensor]:
-    """Phase 2: the leaf rewards of each tree, [nodes]: 1 or 0 at leaves, NaN elsewhere.
+    """Phase 2: the leaf rewards of each tree, [nodes]: 1 or 0 at leaves, or what the reward
+    functions gave; NaN elsewhere, and at leaves to which none gave a score.
 
     Args:
         grades: of each tree's leaves, from `sample`.
@@ -513,7 +554,8 @@ def load_prompts(flags: Flags, tokenizer, template: str | None) -> Prompts:
     Raises:
         BadInput: none of them is.
     """
-    problems = load_problems(flags.dataset_name, "train", *flags.columns)
+    needs_answer = TASK in flags.reward_funcs
+    problems = load_problems(flags.dataset_name, "train", *flags.columns, needs_answer=needs_answer)
     task = task_of(flags.dataset_name)
     ids = [encode_row(tokenizer, task, row, template, flags.num_shots) for row in problems]
     limit = flags.max_prompt_length
@@ -739,9 +781,9 @@ def open_session(training: Training, grader: Grader) -> Session:
 class Reporter:
     """Turns what an update gave into its line of metrics."""
 
-    def __init__(self, training: Training, grader: Grader, session: Session) -> None:
+    def __init__(self, training: Training, rewards: Rewards, session: Session) -> None:
         self.training = training
-        self.grader = grader
+        self.rewards = rewards
         self.session = session
         self.watch = Watch()
 
@@ -765,6 +807,7 @@ class Reporter:
         own_statistics = [
             tree_statistics(rollout.tree, rollout.rewards, rollout.advantages) for rollout in first
         ]
+        reward_reports = gather_object([self.rewards.report])
         row = {
             "update": update,
             **summarise(gather_object(own_statistics)),
@@ -772,9 +815,10 @@ class Reporter:
                 trained=gather_object([token_count(rollout.tree) for rollout in trained]),
                 replaced=gather_object([token_count(rollout.tree) for rollout in replaced]),
             ),
+            **reward_figures(reward_reports),
             **vars(result),
             **self.session.seconds,
-            "grader": dict(self.grader.stats),
+            "grader": {**self.rewards.grader.stats, **self.rewards.stats},
         }
         # One tree of the update, for the viewer.
         record = None
@@ -788,24 +832,26 @@ class Reporter:
             self.watch.look_at(row)
         trees = [rollout.tree for rollout in trained]
         self.session.count_bad_update(update, result.bad_update, trees)
+        failures = [failure for report in reward_reports for failure in report.failures]
+        self.session.count_failed_rewards(update, failures)
 
 
-def roll_out(training: Training, grader: Grader, session: Session, batch: Batch) -> list[Rollout]:
+def roll_out(training: Training, rewards: Rewards, session: Session, batch: Batch) -> list[Rollout]:
     """Phases 1 to 3: a tree for each prompt of a batch, with rewards and advantages."""
     flags = training.learner.flags
     # 1. Grow one tree per prompt. A tree is graded while others still grow.
     with training.learner.accelerator.autocast():
-        trees, grades = sample(training.sampler, batch, grader, training.to_text)
-    # 2. Wait for the grades that are still missing: 1 or 0 for each leaf.
+        trees, grades = sample(training.sampler, batch, rewards, training.to_text)
+    # 2. Wait for the scores that are still missing: 1 or 0 for each leaf, or what functions gave.
     with session.timed("grade"):
         leaf_rewards = score(trees, grades, batch.seeds, flags.grade_noise)
     # 3. Mean of the children, bottom-up; then each step against its siblings.
-    rewards, advantages = credit(trees, leaf_rewards, flags)
-    return list(map(Rollout, batch.problems, trees, rewards, advantages))
+    rewards_of_steps, advantages = credit(trees, leaf_rewards, flags)
+    return list(map(Rollout, batch.problems, trees, rewards_of_steps, advantages))
 
 
 def refill(
-    training: Training, grader: Grader, session: Session, update: int, first: list[Rollout]
+    training: Training, rewards: Rewards, session: Session, update: int, first: list[Rollout]
 ) -> tuple[list[Rollout], list[Rollout]]:
     """Phases 1 to 3 again, for fresh prompts in the place of those whose trees have no signal.
 
@@ -826,7 +872,7 @@ def refill(
         if not slots:
             break
         batch = training.prompts.batch(update, accelerator, attempt).at(slots)
-        for slot, rollout in zip(slots, roll_out(training, grader, session, batch), strict=True):
+        for slot, rollout in zip(slots, roll_out(training, rewards, session, batch), strict=True):
             replaced.append(trained[slot])
             trained[slot] = rollout
     return trained, replaced
@@ -842,16 +888,18 @@ def main() -> None:
     task_score = score_of(task_of(flags.dataset_name))
     with (
         Grader(flags.grader_workers, flags.grader_timeout, score=task_score) as grader,
+        Rewards(flags, grader) as rewards,
         open_session(training, grader) as session,
     ):
-        reporter = Reporter(training, grader, session)
+        reporter = Reporter(training, rewards, session)
         for update in session.updates():
+            rewards.begin(update)
             batch = training.prompts.batch(update, learner.accelerator)
             with session.timed("sample"), whole_weights(learner.model):
                 # 1 to 3. From each prompt grow a tree, score its leaves, give credit to its steps.
-                first = roll_out(training, grader, session, batch)
+                first = roll_out(training, rewards, session, batch)
                 # The same for fresh prompts, where no step of a tree got credit.
-                trained, replaced = refill(training, grader, session, update, first)
+                trained, replaced = refill(training, rewards, session, update, first)
             # 4. Clipped policy-gradient steps on the steps that have an advantage.
             with session.timed("update"):
                 trees = [rollout.tree for rollout in trained]

@@ -1,5 +1,6 @@
 """One prompt's tree: its nodes, leaves and paths, and its JSON form. It needs torch alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,12 +75,16 @@ class Tree:
         """The nodes as plain JSON: one dict per node, with its text and its own `values`.
 
         A stop token counts as a token and is left out of the text, as it is where answers are read.
+        NaN, which JSON does not have, becomes None.
 
         Args:
             decode: from token ids to text.
             values: Tensors [nodes], for example reward=rewards.
         """
-        columns = {name: column.tolist() for name, column in values.items()}
+        columns = {
+            name: [None if math.isnan(value) else value for value in column.tolist()]
+            for name, column in values.items()
+        }
         return [
             {
                 "parent": parent,

@@ -30,6 +30,7 @@ FREE_ON_RESUME = {
     "output_dir",
     "report_to",
     "resume_from_checkpoint",
+    "reward_timeout",
     "save_steps",
     "save_total_limit",
 }

@@ -93,6 +93,7 @@ class Session:
         self.is_main = accelerator.is_main_process
         self.seconds: dict[str, float] = {}  # of the phases of the update at hand
         self.bad_updates = 0  # in a row
+        self.failed_updates = 0  # in a row, by a reward function
         self.stop = StopSignal()
 
     def __enter__(self) -> "Session":
@@ -237,6 +238,22 @@ class Session:
                 "or continue from a checkpoint with a lower --learning_rate"
             )
             raise BadInput(f"--max_bad_updates: {count}; {advice}")
+
+    def count_failed_rewards(self, update: int, failures: list[str]) -> None:
+        """Counts updates in a row in which a reward function failed on a batch.
+
+        Args:
+            failures: of all processes; this is called on each of them.
+
+        Raises:
+            BadInput: there were --max_bad_updates of them in a row; the last one is saved.
+        """
+        self.failed_updates = self.failed_updates + 1 if failures else 0
+        if self.failed_updates == self.flags.max_bad_updates:
+            self.save(update)
+            count = f"a reward function failed in each of {self.failed_updates} updates in a row"
+            advice = f"update {update} is saved, from which the run resumes"
+            raise BadInput(f"--max_bad_updates: {count}, the last time as {failures[-1]}; {advice}")
 
     def _is_asked_to_stop(self) -> bool:
         """Whether any process was sent a signal."""

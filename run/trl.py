@@ -31,9 +31,8 @@ TRL_NAMES = {
     "num_generations_eval": "write --num_samples N",
     "per_device_eval_batch_size": "write --max_rows N",
     # Rewards
-    "reward_funcs": "leave it out: --answer_column names the gold answers, and reward.py verifies "
-    "them",
-    "reward_weights": "leave it out: there is one reward, 1 for a right answer, else 0",
+    "reward_model_name_or_path": "write --reward_funcs FILE.py:function, a function that asks the "
+    "model",
     "log_completions": "leave it out: trees.jsonl keeps a tree every --logging_steps, and "
     "trees.html shows it",
     "num_completions_to_print": "leave it out: trees.html shows every completion of a tree",

@@ -485,7 +485,11 @@ class Workers:
             if self.is_closing:
                 raise RuntimeError("the workers are closed")
             if self.server is dead:
-                failure = self._end(dead)
+                # An exit that nobody asked for: by sys.exit while it imported the judge.
+                with suppress(subprocess.TimeoutExpired):
+                    dead.process.wait(1)
+                has_left = dead.process.returncode == 0
+                failure = self._end(dead) or ("exit code 0" if has_left else "")
                 self.server = self._start_server()
                 if failure:
                     raise RuntimeError(f"workers die as they start: {failure}")

@@ -279,7 +279,8 @@ def test_every_flag_of_trl_is_known_or_has_advice():
     """Each flag of its GRPO script has the same name here, or a line that says what to write."""
     trl = pytest.importorskip("trl")
     own = {field.name for field in dataclasses.fields(train_treerpo.Flags)}
-    configs = (trl.GRPOConfig, trl.ModelConfig, trl.ScriptArguments)
+    script = pytest.importorskip("trl.scripts.grpo")
+    configs = (trl.GRPOConfig, trl.ModelConfig, script.GRPOScriptArguments)
     names = {field.name for config in configs for field in dataclasses.fields(config)}
     assert len(names) > 200
     assert not [name for name in names - own if trl_advice(name) is None]

@@ -95,6 +95,7 @@ CHAIN = (
     "generate",
     "tree_sampler",
     "reward",
+    "reward_functions",
     "advantage",
     "packing",
     "policy",
