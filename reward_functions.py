@@ -108,7 +108,8 @@ def reward_figures(reports: list[UpdateReport]) -> dict[str, float]:
     figures = {}
     for name in dict.fromkeys(name for report in reports for name in report.values):
         values = [value for report in reports for value in report.values.get(name, ())]
-        figures[f"rewards/{name}/mean"] = statistics.fmean(values)
+        if values:
+            figures[f"rewards/{name}/mean"] = statistics.fmean(values)
         if len(values) > 1:
             figures[f"rewards/{name}/std"] = statistics.stdev(values)
     return figures
