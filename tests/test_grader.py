@@ -154,6 +154,149 @@ def test_a_score_that_cannot_be_imported_is_an_error(hostile_score, score, cause
         grades(grader, "fine")
 
 
+def test_a_score_may_be_in_a_file_of_the_users_own(tmp_path):
+    """It finds the modules beside it, and hides none that is called as it is."""
+    (tmp_path / "helper.py").write_text("POINTS = 0.75\n")
+    (tmp_path / "data.py").write_text(
+        "import dataclasses, helper\n"
+        "from data.arithmetic import problems\n"
+        "@dataclasses.dataclass\n"
+        "class Points:\n    value: float = helper.POINTS\n"
+        "def score(completion, row):\n    return Points().value * (completion == row['answer'])\n"
+    )
+    with Grader(1, score=f"{tmp_path}/data.py:score") as grader:
+        assert grader.grade_batch(["4", "5"], [{"answer": "4"}] * 2) == [0.75, 0.0]
+        assert not grader.stats["failed"]
+
+
+# --- No network and no side effects ---
+
+# What a completion asks for is run, as no score should, in a folder with a file "there".
+LOOSE_SCORE = """
+import asyncio, ctypes, io, json, os, pathlib, shutil, signal, socket, subprocess, tempfile
+import threading, urllib.request
+
+def score(completion, row):
+    exec(completion)
+    return 1.0
+"""
+
+
+@pytest.fixture
+def loose_grader(tmp_path, monkeypatch):
+    (tmp_path / "loose.py").write_text(LOOSE_SCORE)
+    (tmp_path / "there").write_text("7")
+    monkeypatch.chdir(tmp_path)
+    with Grader(1, timeout=10.0, score="loose.py:score") as grader:
+        yield grader
+
+
+def test_a_score_has_no_side_effects(loose_grader, tmp_path, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        port = server.getsockname()[1]
+        attempts = [
+            f"socket.create_connection(('127.0.0.1', {port}))",
+            f"socket.socket().connect(('127.0.0.1', {port}))",
+            f"socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
+            f"urllib.request.urlopen('http://127.0.0.1:{port}')",
+            "socket.getaddrinfo('example.org', 80)",
+            "socket.create_server(('127.0.0.1', 0))",
+            "subprocess.run(['touch', 'made'])",
+            "subprocess.run('touch made', shell=True)",
+            "os.system('touch made')",
+            "os.popen('touch made')",
+            "os.posix_spawn('/bin/touch', ['touch', 'made'], {})",
+            "os.spawnlp(os.P_WAIT, 'touch', 'touch', 'made')",
+            "os.execlp('touch', 'touch', 'made')",
+            "os.fork()",
+            "os.forkpty()",
+            "open('made', 'w')",
+            "open('there', 'a')",
+            "open('there', 'r+')",
+            "open('made', 'xb')",
+            "io.open('made', 'w')",
+            "os.open('made', os.O_CREAT | os.O_RDWR)",
+            "os.open('there', os.O_RDONLY | os.O_TRUNC)",
+            "pathlib.Path('made').write_text('1')",
+            "pathlib.Path('made').touch()",
+            "tempfile.TemporaryFile()",
+            "os.mkdir('made')",
+            "os.remove('there')",
+            "os.unlink('there')",
+            "os.rename('there', 'made')",
+            "os.replace('there', 'made')",
+            "shutil.move('there', 'made')",
+            "shutil.copy('there', 'made')",
+            "os.rmdir('.')",
+            "shutil.rmtree('.')",
+            "os.symlink('there', 'made')",
+            "os.link('there', 'made')",
+            "os.truncate('there', 0)",
+            "os.chmod('there', 0)",
+            "os.utime('there', (1, 1))",
+            "ctypes.CDLL('libc.so.6')",
+            "ctypes.CDLL(None)",
+            "ctypes.pythonapi.Py_Initialize()",
+            f"os.kill({os.getpid()}, 0)",
+            "os.kill(os.getppid(), signal.SIGKILL)",
+            "os.killpg(0, signal.SIGKILL)",
+            "threading.Thread(target=os.fork).start() or os.mkdir('made')",
+            'eval(\'__import__("os").system("touch made")\')',
+        ]
+        before = sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__")
+        for attempt in attempts:
+            assert grades(loose_grader, attempt) == [0.0], attempt
+        assert loose_grader.stats == {"pairs": len(attempts), "settled": 0, "failed": len(attempts)}
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    after = sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__")
+    assert after == before and (tmp_path / "there").read_text() == "7"
+    (record,) = caplog.records
+    assert "PermissionError: a score may not" in record.getMessage()
+
+
+def test_a_score_may_do_all_else(loose_grader):
+    harmless = [
+        "assert open('there').read() == '7'",
+        "assert pathlib.Path('there').read_bytes() == b'7'",
+        "assert 'there' in os.listdir('.')",
+        "import wave, fractions, decimal",  # late imports
+        "open(os.devnull, 'w').write('x')",
+        "os.kill(os.getpid(), 0)",
+        "threading.Thread(target=len, args=('x',)).start()",
+        "asyncio.run(asyncio.sleep(0))",
+        "import sympy; assert sympy.sqrt(8) ** 2 == 8",
+        "print('loud')",
+        "eval('1 + 1')",
+    ]
+    for code in harmless:
+        assert grades(loose_grader, code) == [1.0], code
+    assert not loose_grader.stats["failed"]
+
+
+def test_a_score_is_in_a_network_of_its_own(loose_grader, namespaces):
+    """Where namespaces are permitted: even what the audit hook does not see finds no network."""
+    interfaces = "assert [name for _, name in socket.if_nameindex()] == ['lo']"
+    assert grades(loose_grader, interfaces) == [1.0]
+    (worker,) = grading_workers()
+    networks = [os.readlink(f"/proc/{pid}/ns/net") for pid in (worker.pid, os.getpid())]
+    assert networks[0] != networks[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_where_namespaces_are_not_permitted_a_score_still_runs(tmp_path, monkeypatch):
+    """As in many containers, and on macOS, which has no unshare."""
+    (tmp_path / "loose.py").write_text(
+        "import ctypes\nfrom run import workers\nworkers.CLONE_NEWUSER = -1\n" + LOOSE_SCORE
+    )
+    monkeypatch.chdir(tmp_path)
+    with Grader(1, score="loose.py:score") as grader:
+        assert grades(grader, "1", "os.mkdir('made')") == [1.0, 0.0]
+        (worker,) = grading_workers()
+        assert os.readlink(f"/proc/{worker.pid}/ns/net") == os.readlink("/proc/self/ns/net")
+
+
 # --- Other systems ---
 
 
@@ -318,6 +461,7 @@ def test_an_import_that_fails_in_the_workers_is_named(monkeypatch, tmp_path):
         {"score": "data.arithmetic"},
         {"score": "data/arithmetic.py:"},
         {"score": ":score"},
+        {"score": "score"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings):

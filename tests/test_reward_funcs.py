@@ -31,6 +31,7 @@ from test_scripts import (
 )
 
 import train_treerpo
+from data import arithmetic
 from reward import Grader
 from reward_functions import Rewards, short_names
 from run.errors import BadInput
@@ -55,8 +56,9 @@ def digits(completions, **columns):
     return [None if not text.isdigit() else Box(int(text)).value for text in completions]
 
 def odd(completions, **columns):
-    """No score for completions of some lengths; of the others the share of distinct letters."""
-    return [len(set(t)) / len(t) if len(t) % 5 else None for t in completions]
+    """From 0 to 1, by the letters of a completion; no score for one in five."""
+    sums = [sum(map(ord, text)) for text in completions]
+    return [number % 7 / 6 if number % 5 else None for number in sums]
 
 async def later(completions, **columns):
     return [0.5] * len(completions)
@@ -333,7 +335,7 @@ KINDS = [
     ("few", "numbers, one for each completion"),
     ("many", "returned 4 values"),
     ("nothing", "returned None instead of"),
-    ("raise", "raised ValueError in line 35: no such move"),
+    ("raise", "raised ValueError in line 36: no such move"),
     ("memory", "took more than 4096 MB of memory"),
 ]
 
@@ -472,13 +474,13 @@ def test_nothing_of_the_file_is_run_by_a_mistyped_flag(functions):
 
 # --- Whole runs ---
 
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run whose rewards are shares, with completions that get no score. Its data has no
-    answers."""
+    """A run in which completions get no score. Its data has no answers."""
     folder = tmp_path_factory.mktemp("odd")
     (folder / "rewards.py").write_text(FUNCTIONS)
-    problems = [{"problem": f"{n} + {2 * n}", "note": [n]} for n in range(2, 14)]
+    problems = [{"problem": row["problem"]} for row in arithmetic.problems("train")[:24]]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
     train(folder / "run", **named(folder))
     return folder
@@ -488,7 +490,6 @@ def named(folder, **changes):
     return {
         "reward_funcs": f"{folder}/rewards.py:odd",
         "dataset_name": folder / "sums.jsonl",
-        "scale_rewards": "none",
         **changes,
     }
 
@@ -499,11 +500,11 @@ def test_a_run_with_completions_that_get_no_score(whole):
     assert rows[-1]["grader"]["reward_batches"] == 16
     assert 0 < rows[-1]["grader"]["unscored"] < sum(row["leaves"] for row in rows)
     for row in rows:
-        assert 0 < row["rewards/odd/mean"] < 1 and row["rewards/odd/std"] > 0
+        assert 0 < row["rewards/odd/mean"] <= 1 and row["rewards/odd/std"] >= 0
         assert 0 < row["reward"] <= 1
         assert row["leaf_pass_rate"] == pytest.approx(row["rewards/odd/mean"])
         assert not row["bad_update"]
-    assert any(row["trained_tokens"] for row in rows)
+    assert all(row["trained_tokens"] for row in rows)
     nodes = [node for tree in read(whole / "run" / "trees.jsonl") for node in tree["nodes"]]
     rewards = [node["reward"] for node in nodes]
     assert None in rewards and any(isinstance(reward, float) for reward in rewards)
