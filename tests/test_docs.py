@@ -121,7 +121,8 @@ def test_estimators_and_scales_are_those_of_the_code():
 
 def names_of_trl() -> set[str]:
     trl = pytest.importorskip("trl")
-    kinds = (trl.GRPOConfig, trl.ModelConfig, trl.ScriptArguments)
+    script = pytest.importorskip("trl.scripts.grpo")
+    kinds = (trl.GRPOConfig, trl.ModelConfig, script.GRPOScriptArguments)
     return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
 
