@@ -92,7 +92,9 @@ def plot_run(run: Path) -> Path:
     prefix = "step_reward_depth_"
     depths = [key for key in updates[-1] if key.startswith(prefix)]
     _draw_metrics(rewards, updates, {key: f"depth {key.removeprefix(prefix)}" for key in depths})
-    rewards.set_ylim(top=1)
+    # Those of reward functions may be of any size.
+    lowest, highest = rewards.dataLim.intervaly
+    rewards.set_ylim(min(0, lowest), max(1, highest))
 
     entropy.set(title="Entropy of the policy", ylabel="nats per token")
     _draw_metrics(entropy, updates, {"entropy": "over sampled tokens"})
@@ -154,7 +156,9 @@ def _draw_metrics(ax: Axes, updates: list[dict], labels: dict[str, str], scale=1
 def _draw_answers(ax: Axes, updates: list[dict], evaluations: list[dict]) -> None:
     """The share of right answers: of the leaves in training, and on every benchmark."""
     ax.set(title="Right answers", ylabel="right [%], bars: 95 % interval")
-    _draw_metrics(ax, updates, {"leaf_pass_rate": "training leaves"}, scale=100)
+    # What reward functions give need not say what is right.
+    if not any(key.startswith("rewards/") for row in updates for key in row):
+        _draw_metrics(ax, updates, {"leaf_pass_rate": "training leaves"}, scale=100)
     # A resumed run may have evaluated on other benchmarks from some update on.
     benchmarks = dict.fromkeys(name for row in evaluations for name in row["evaluation"])
     for benchmark, marker in zip(benchmarks, cycle("os^D")):

@@ -194,6 +194,11 @@ class Rewards:
             self.workers.__exit__(*exception)
         self.threads.shutdown(cancel_futures=True)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was counted since the process started, of grading and of reward functions."""
+        return {**self.grader.stats, **self.stats}
+
     def begin(self, update: int) -> None:
         """What is submitted from now on belongs to this update."""
         self.update = update

@@ -677,6 +677,7 @@ def set_up(flags: Flags) -> Training:
     tokenizer, model = load_model(flags, dtype if flags.use_peft else torch.float32)
     template = template_for(flags.prompt_template, tokenizer)
     prompts = load_prompts(flags, tokenizer, template)
+    flags = settle_evaluations(flags, prompts.problems)
     test_problems = {}
     if flags.eval_steps:
         test_problems = {
@@ -696,6 +697,19 @@ def set_up(flags: Flags) -> Training:
         processes, device = accelerator.num_processes, accelerator.device
         print(budget.describe(flags, learner.model, prompts.longest, processes, device, dtype))
     return Training(learner, sampler, prompts, template, benchmarks)
+
+
+def settle_evaluations(flags: Flags, problems: list[dict]) -> Flags:
+    """The flags without evaluations where these would be on the training data, for lack of other
+    benchmarks, and it has no answers."""
+    has_answers = any(row["answer"] is not None for row in problems)
+    if not flags.eval_steps or has_answers or flags.benchmarks != [flags.dataset_name]:
+        return flags
+    message = (
+        "%s has no answers, so there are no evaluations; --benchmarks names data that has some"
+    )
+    logger.warning(message, flags.dataset_name)
+    return replace(flags, eval_steps=0)
 
 
 def announce_shared_problems(problems: list[dict], test_problems: dict[str, list[dict]]) -> None:
@@ -818,7 +832,7 @@ class Reporter:
             **reward_figures(reward_reports),
             **vars(result),
             **self.session.seconds,
-            "grader": {**self.rewards.grader.stats, **self.rewards.stats},
+            "grader": self.rewards.counts,
         }
         # One tree of the update, for the viewer.
         record = None
@@ -908,7 +922,7 @@ def main() -> None:
             reporter.report(update, first, trained, replaced, result)
     if learner.accelerator.is_main_process:
         save_result(session.output, learner)
-        print_summary(session.output, flags, grader)
+        print_summary(session.output, flags, rewards.counts)
 
 
 def announce_demo(argv: list[str]) -> None:
@@ -935,14 +949,14 @@ def save_result(output: Path, learner: Learner) -> None:
     partial.rename(result)
 
 
-def print_summary(output: Path, flags: Flags, grader: Grader) -> None:
+def print_summary(output: Path, flags: Flags, counts: dict[str, int]) -> None:
     """What was gained, where everything lies and what to run next."""
     curve = plot_results.plot_run(output)
     viewer = plot_results.write_trees(output / "trees.jsonl")
     rows = read_lines(output / "metrics.jsonl")
     compare_evaluations([row for row in rows if "evaluation" in row])
     contents = ", ".join(sorted(path.name for path in output.iterdir()))
-    print(f"\ngrading: {dict(grader.stats)}")
+    print(f"\ngrading: {counts}")
     print(f"{output}/ holds: {contents}")
     print(f"look at {curve} and {viewer}")
     print(f"next: python eval_math.py {model_words(output, flags)} --num_samples 8")

@@ -607,6 +607,22 @@ def test_a_reward_out_of_bounds_stops_before_the_update_learns(functions, capsys
     assert len(read(output / "metrics.jsonl")) == 1
     rows = train(functions / "other", **{**changes, "scale_rewards": "none", "max_steps": 2})
     assert max(row["reward"] for row in rows) > 1
+    # The curve of its rewards is drawn to its top; nothing is said to be right.
+    curve = (functions / "other" / "learning_curve.svg").read_text()
+    assert "depth 1" in curve and "training leaves" not in curve
+
+
+def test_data_without_answers_is_evaluated_on_other_data_or_not_at_all(functions, caplog):
+    changes = {**faulty(functions, "nan 9"), "max_steps": 1, "save_steps": 0, "eval_steps": 1}
+    (row,) = train(functions / "run", **changes)
+    assert row["update"] == 1
+    (record,) = caplog.records
+    assert "one.jsonl has no answers, so there are no evaluations" in record.getMessage()
+    rows = train(functions / "other", "--benchmarks", "arithmetic[:2]", **changes)
+    assert [list(row["evaluation"]) for row in rows if "evaluation" in row] == [
+        ["arithmetic[:2]"],
+        ["arithmetic[:2]"],
+    ]
 
 
 def test_the_example_of_the_documentation(tmp_path, monkeypatch):
@@ -621,7 +637,6 @@ def test_the_example_of_the_documentation(tmp_path, monkeypatch):
     commands = [line.split() for line in text.splitlines() if line.startswith("    python train")]
     assert len(commands) == 2
     for number, command in enumerate(commands):
-        given = {name: None for name in ("dataset_name", "reward_funcs") if f"--{name}" in command}
-        rows = train(tmp_path / str(number), *command[2:], max_steps=2, **given)
+        rows = train(tmp_path / str(number), *command[2:], max_steps=2)
         assert len(rows) == 2 and "rewards/brief/mean" in rows[-1]
     assert {"rewards/task/mean", "rewards/near/mean"} <= rows[-1].keys()
