@@ -466,7 +466,7 @@ def test_the_task_of_the_document_is_trained_and_evaluated_as_written(tmp_path):
     (source,) = code_blocks("docs/tasks.md", "python")
     (commands,) = code_blocks("docs/tasks.md", "bash")
     assert len(source.splitlines()) <= 15
-    (tmp_path / "sums.py").write_text(source, encoding="utf-8")
+    (tmp_path / "calculator.py").write_text(source, encoding="utf-8")
     for command in commands.splitlines():
         program, script, *words = shlex.split(command)
         assert program == "python"
@@ -478,14 +478,15 @@ def test_the_task_of_the_document_is_trained_and_evaluated_as_written(tmp_path):
             timeout=600,
         )
         assert done.returncode == 0, done.stderr
-    metrics = (tmp_path / "results" / "sums" / "metrics.jsonl").read_text().splitlines()
+    # It learns from its own score.
+    metrics = (tmp_path / "results" / "calculator" / "metrics.jsonl").read_text().splitlines()
     rewards = [json.loads(line).get("reward") for line in metrics]
-    # The tiny base can add.
-    assert len([reward for reward in rewards if reward]) == 3
-    (scores,) = (tmp_path / "results").rglob("scores.json")
-    assert json.loads(scores.read_text())["sums.py"]["pass@1"]["mean"] > 0
-    # The splits share no problem, and a worker knows its task by its file.
-    rows = {split: load_problems(str(tmp_path / "sums.py"), split) for split in ("train", "test")}
-    assert [len(split) for split in rows.values()] == [400, 100]
-    texts = [{row["problem"] for row in split} for split in rows.values()]
+    rewards = [reward for reward in rewards if reward is not None]
+    assert len(rewards) == 8 and rewards[-1] > rewards[0] > 0.3
+    path = tmp_path / "results" / "eval-calculator" / "scores.json"
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["calculator.py"]
+    assert scores["n"] == 113 and scores["pass@1"]["mean"] > 0.7
+    # Its splits share no problem.
+    path = str(tmp_path / "calculator.py")
+    texts = [{row["problem"] for row in load_problems(path, split)} for split in ("train", "test")]
     assert not texts[0] & texts[1]
