@@ -128,12 +128,15 @@ def task_of(name: str) -> ModuleType:
 
 @functools.cache
 def _task_of_file(path: str) -> ModuleType:
-    """The task in a Python file. Its module's name is its path, by which a worker finds it too."""
+    """The task in a Python file. Its module's name is its path, by which a worker finds it too. It
+    may import the modules beside it."""
     if not os.path.isfile(path):
         raise BadInput(f"{path}: there is no such file")
     spec = importlib.util.spec_from_file_location(path, path)
     task = importlib.util.module_from_spec(spec)
     sys.modules[path] = task
+    # After all others, so that they hide no module.
+    sys.path.append(os.path.dirname(path))
     try:
         spec.loader.exec_module(task)
     except Exception as error:

@@ -90,24 +90,8 @@ def problems(split: str, level: str | None = None) -> list[dict]:
     Raises:
         BadInput: reasoning-gym is not installed, has no such task, or the task can't be used.
     """
-    name = _check_name(level)
-    command = [sys.executable, "-m", "data.reasoning_gym", name, split]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=LONGEST_GENERATION,
-        )
-    except subprocess.TimeoutExpired:
-        reason = f"its problems took longer than {LONGEST_GENERATION} seconds"
-        raise BadInput(f"reasoning_gym:{name}: {reason}") from None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
-        raise BadInput(f"reasoning_gym:{name}: its generator failed ({reason})")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    lines = _generated(_check_name(level), split).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def prompt(row: dict) -> list[dict[str, str]]:
@@ -245,6 +229,28 @@ def _check_name(level: str | None) -> str:
         advice = f"did you mean {close}?" if close else f"there are {', '.join(sorted(DATASETS))}"
         raise BadInput(f"reasoning_gym:{level}: reasoning-gym has no such task; {advice}")
     return level
+
+
+@functools.lru_cache(maxsize=4)
+def _generated(name: str, split: str) -> str:
+    """What `main` prints in a process of its own."""
+    command = [sys.executable, "-m", "data.reasoning_gym", name, split]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LONGEST_GENERATION,
+        )
+    except subprocess.TimeoutExpired:
+        reason = f"its problems took longer than {LONGEST_GENERATION} seconds"
+        raise BadInput(f"reasoning_gym:{name}: {reason}") from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
+        raise BadInput(f"reasoning_gym:{name}: its generator failed ({reason})")
+    return done.stdout
 
 
 def split_of(question: str) -> str:

@@ -3,6 +3,9 @@
 import datetime
 import importlib
 import json
+import re
+import shlex
+import subprocess
 import sys
 from types import ModuleType
 
@@ -448,3 +451,42 @@ def test_a_task_of_chat_messages_has_its_own_form_without_a_chat_template(tokeni
 def test_a_tokenizer_may_bring_its_template(tokenizer):
     assert template_for(None, tokenizer) == template_for("", tokenizer) == "\n{problem}\n"
     assert template_for("Q: {problem}", tokenizer) == "Q: {problem}"
+
+
+# --- The document ---
+
+
+def code_blocks(name: str, language: str) -> list[str]:
+    """The blocks of code in a document."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_task_of_the_document_is_trained_and_evaluated_as_written(tmp_path):
+    (source,) = code_blocks("docs/tasks.md", "python")
+    (commands,) = code_blocks("docs/tasks.md", "bash")
+    assert len(source.splitlines()) <= 15
+    (tmp_path / "calculator.py").write_text(source, encoding="utf-8")
+    for command in commands.splitlines():
+        program, script, *words = shlex.split(command)
+        assert program == "python"
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+    # It learns from its own score.
+    metrics = (tmp_path / "results" / "calculator" / "metrics.jsonl").read_text().splitlines()
+    rewards = [json.loads(line).get("reward") for line in metrics]
+    rewards = [reward for reward in rewards if reward is not None]
+    assert len(rewards) == 8 and rewards[-1] > rewards[0] > 0.3
+    path = tmp_path / "results" / "eval-calculator" / "scores.json"
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["calculator.py"]
+    assert scores["n"] == 113 and scores["pass@1"]["mean"] > 0.7
+    # Its splits share no problem.
+    path = str(tmp_path / "calculator.py")
+    texts = [{row["problem"] for row in load_problems(path, split)} for split in ("train", "test")]
+    assert not texts[0] & texts[1]
