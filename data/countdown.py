@@ -99,10 +99,7 @@ def prompt(row: dict) -> list[dict[str, str]]:
     """The problem in words, as chat messages."""
     numbers = ", ".join(map(str, row["numbers"]))
     question = f"Use the numbers {numbers}, each exactly once, to make {row['target']}."
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": question},
-    ]
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
 def answer(completion: str) -> str | None:
@@ -269,6 +266,8 @@ SIGNS = {
     **dict.fromkeys(["]", "\\}", "\\rbrack"], ")"),
     **dict.fromkeys(["\\dfrac", "\\tfrac"], "\\frac"),
 }
+PLAIN_SIGNS = {*"+-*/()"}
+NUMERATOR_CLOSES = ")/"
 # What leaves the value as it is.
 LAYOUT = {"$", "`", "~", "\\left", "\\right", "\\big", "\\bigl", "\\bigr", "\\Big", "\\Bigl"}
 LAYOUT |= {"\\Bigr", "\\displaystyle", "\\text", "\\mathrm", "\\quad", "\\,", "\\;", "\\:", "\\!"}
@@ -311,30 +310,23 @@ def _plain_tokens(text: str) -> list[str]:
     """
     tokens = [SIGNS.get(token, token) for token in TOKEN.findall(text)]
     tokens = [token for token in tokens if token not in LAYOUT and not token.isspace()]
-    plain = []
+    plain: list[str] = []
     # What closes each open brace, from the outermost one on.
     closing: list[str] = []
-    for position, token in enumerate(tokens):
-        after = tokens[position + 1] if position + 1 < len(tokens) else ""
+    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""]):
         if token == "\\frac":
             # 3\frac{1}{2} is either a product or a mixed number.
-            follows_a_number = bool(plain) and plain[-1].isdigit()
-            if after != "{" or follows_a_number:
+            if after != "{" or before.isdigit():
                 raise Unreadable
             plain.append("(")
         elif token == "{":
-            is_numerator = position > 0 and tokens[position - 1] == "\\frac"
-            is_denominator = bool(plain) and plain[-1] == "/" and tokens[position - 1] == "}"
-            closing.append(")/" if is_numerator else "))" if is_denominator else ")")
             plain.append("(")
+            closing.append(_closing_of_brace(before, plain))
         elif token == "}":
-            if not closing:
+            if not closing or (closing[-1] == NUMERATOR_CLOSES and after != "{"):
                 raise Unreadable
-            closes = closing.pop()
-            if closes == ")/" and after != "{":
-                raise Unreadable
-            plain += closes
-        elif token in TIGHTNESS or token in ("(", ")") or token.isdigit():
+            plain += closing.pop()
+        elif token in PLAIN_SIGNS or (token.isascii() and token.isdigit()):
             plain.append(token)
         else:
             raise Unreadable
@@ -343,48 +335,74 @@ def _plain_tokens(text: str) -> list[str]:
     return plain
 
 
+def _closing_of_brace(before: str, plain: list[str]) -> str:
+    r"""What will stand for the } of a brace, which is that of a numerator, of a denominator or of
+    neither: the token before it tells, and what was read so far, with its own ( at the end."""
+    if before == "\\frac":
+        return NUMERATOR_CLOSES
+    if before == "}" and plain[-2] == "/":
+        return "))"
+    return ")"
+
+
+def _marked(tokens: list[str]) -> list[str]:
+    """The same expression with nothing left to guess: a minus that negates is ~, a plus that does
+    nothing is gone, and there is a * in 3(5+7).
+
+    Raises:
+        Unreadable: a number or an operation is missing.
+    """
+    marked = []
+    # Whether the last token ended an operand.
+    has_operand = False
+    for token in tokens:
+        begins_an_operand = token == "(" or token.isdigit()
+        if begins_an_operand and has_operand:
+            if token != "(":
+                raise Unreadable
+            marked.append("*")
+        if begins_an_operand:
+            marked.append(token)
+            has_operand = token != "("
+        elif has_operand:
+            marked.append(token)
+            has_operand = token == ")"
+        elif token == "-":
+            marked.append("~")
+        elif token != "+":
+            raise Unreadable
+    if not has_operand:
+        raise Unreadable
+    return marked
+
+
 def _evaluate(tokens: list[str]) -> Result:
     """Works an expression out by operator precedence, with two stacks and no recursion.
 
     Raises:
-        Unreadable: no expression.
+        Unreadable: parentheses that don't match, or a number that is too long.
         ZeroDivisionError: it divides by 0.
     """
     operands: list[Result] = []
-    # Signs and open parentheses that wait for their right operand; "~" negates.
+    # Signs and open parentheses that wait for their right operand.
     waiting: list[str] = []
-    # Whether the last token ended an operand.
-    has_operand = False
-    for token in tokens:
+    for token in _marked(tokens):
         if token.isdigit():
-            if has_operand or len(token) > MAX_DIGITS:
+            if len(token) > MAX_DIGITS:
                 raise Unreadable
             operands.append(number_result(int(token)))
-            has_operand = True
-        elif token == "(":
-            # 3(5+7) is a product.
-            if has_operand:
-                _do_waiting(operands, waiting, TIGHTNESS["*"])
-                waiting.append("*")
-            waiting.append("(")
-            has_operand = False
+        elif token in ("(", "~"):
+            waiting.append(token)
         elif token == ")":
-            if not has_operand:
-                raise Unreadable
             _do_waiting(operands, waiting, 0)
             if not waiting:
                 raise Unreadable
             waiting.pop()
-        elif has_operand:
+        else:
             _do_waiting(operands, waiting, TIGHTNESS[token])
             waiting.append(token)
-            has_operand = False
-        elif token == "-":
-            waiting.append("~")
-        elif token != "+":
-            raise Unreadable
     _do_waiting(operands, waiting, 0)
-    if not has_operand or waiting:
+    if waiting:
         raise Unreadable
     return operands[0]
 

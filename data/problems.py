@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data import arithmetic, mathematics
+from data import arithmetic, countdown, mathematics
 from data.mathematics import SHOTS, SOURCES, SYSTEM_PROMPT
 from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
@@ -47,7 +47,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Tasks that have problems of their own. Any other name is a data set of mathematics.
-TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic}
+TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic, "countdown": countdown}
 
 
 # What a task is made of.

@@ -33,10 +33,7 @@ STOPS = 0.1
 # Of a solution, in characters. He stops then.
 LONGEST = 90
 
-PHASES = (
-    Phase(updates=1000, rate=0.02, drills=0.4),
-    Phase(updates=500, rate=0.01, drills=0.4),
-)
+PHASES = (Phase(updates=1000, rate=0.02, drills=0.4), Phase(updates=500, rate=0.01, drills=0.4))
 ROWS = 32
 LENGTH = 128
 SIZE = {
