@@ -20,7 +20,8 @@ from reward import MATHEMATICS, Grader
 from run.errors import BadInput
 from tree import Tree
 
-TASKS = [*problems.TASKS.values(), mathematics]
+# Those whose answers are numbers. A puzzle has a test file of its own.
+TASKS = [arithmetic, mathematics]
 
 
 def write_rows(path, rows: list[dict]) -> str:
