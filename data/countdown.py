@@ -16,13 +16,12 @@ from typing import NamedTuple
 from answers.extract import extract_answer
 from run.errors import BadInput
 
-__all__ = ["LEVELS", "answer", "problems", "prompt", "score"]
+__all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
 
+# Around the question, for tokenizers without a chat template.
 PROMPT_TEMPLATE = (
-    "Using each of the given numbers exactly once, with + - * / and parentheses, write an "
-    "expression that equals the target. End with the expression in \\boxed{}.\n"
-    "Numbers and target: {problem}\n"
-    "Solution: "
+    "{problem} Use nothing but + - * / and parentheses. Put the final expression within "
+    "\\boxed{}, such as \\boxed{(3+5)*7}.\nSolution:"
 )
 SYSTEM_PROMPT = (
     "You solve number puzzles. Please reason step by step: try combinations of the numbers until "

@@ -282,6 +282,7 @@ def test_the_prompt_says_what_counts():
     system, user = countdown.prompt(row)
     assert "\\boxed{" in system["content"] and "exactly once" in system["content"]
     assert all(str(number) in user["content"] for number in [*row["numbers"], row["target"]])
+    assert "{problem}" in countdown.PROMPT_TEMPLATE and "\\boxed{" in countdown.PROMPT_TEMPLATE
 
 
 # --- The pupil ---
