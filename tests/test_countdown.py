@@ -342,7 +342,7 @@ def test_the_tiny_base_is_right_now_and_then():
     assert 0.1 < scores.mean() < 0.35 and scores.amax(1).mean() > 0.5
     # Its lines are right: what it lacks is judgement.
     lines = [line for text in texts for line in text.split("\n")[:-1]]
-    right = [re.fullmatch(r"([0-9]+[-+*/][0-9]+)=([0-9]+)", line) for line in lines]
+    right = [re.fullmatch(r"([-+*/()0-9]+)=([0-9]+)", line) for line in lines]
     shares = [bool(line) and slow_value(line[1]) == int(line[2]) for line in right]
     assert sum(shares) / len(shares) > 0.9
 

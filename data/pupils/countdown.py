@@ -4,8 +4,10 @@ He tries combinations, one operation per line, and boxes the one that he takes f
 
     3 5 7 -> 22
     7+5=12
+    (7+5)+3=15
+    7-3=4
     5*3=15
-    15+7=22
+    (5*3)+7=22
     \\boxed{(5*3)+7}
 
 A first operation is a guess most of the time. After it he looks at the target now and then: if the
@@ -20,7 +22,7 @@ from data import countdown
 from data.pupils.common import Document, Phase
 
 # A first operation that leads to the target, rather than any.
-SEES = 0.05
+SEES = 0.1
 # Any first operation, rather than one that is new.
 FORGETS = 0.15
 # The second operation is one that reaches the target, or none.
@@ -28,7 +30,7 @@ LOOKS = 0.25
 # After the target: goes on nevertheless.
 WANDERS = 0.2
 # After a result that is not the target: boxes it, or stops. Otherwise tries again.
-BOXES_WRONG = 0.5
+BOXES_WRONG = 0.45
 STOPS = 0.1
 # Of a solution, in characters. He stops then.
 LONGEST = 90
@@ -60,36 +62,40 @@ def write_drill(rng: random.Random) -> Document:
     size = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL]
     choices = []
     while not choices:
-        small = rng.randint(countdown.LEAST_NUMBER, size.largest_number)
-        large = rng.randint(1, size.largest_value)
-        choices = second_operations(small, large)
-    line, _, value = rng.choice(choices)
-    numbers = rng.sample((small, large), 2)
-    return Document(countdown.problem_text(numbers, value), f"{line}\n", is_whole=False)
+        numbers = [
+            rng.randint(countdown.LEAST_NUMBER, size.largest_number),
+            rng.randint(1, size.largest_value),
+        ]
+        choices = countdown.operations(max(numbers), min(numbers), size.largest_value)
+    operator, value = rng.choice(choices)
+    rng.shuffle(numbers)
+    text = f"{max(numbers)}{operator}{min(numbers)}={value}\n"
+    return Document(countdown.problem_text(numbers, value), text, is_whole=False)
 
 
-def first_operations(numbers: list[int]) -> list[tuple[str, str, int, int]]:
-    """All that can be done first: a line, its expression, its value and the number that is left."""
+def first_operations(numbers: list[int]) -> list[tuple[str, int, int]]:
+    """All that can be done first: an expression, its value and the number that is left."""
     largest_value = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL].largest_value
     found = []
     for position, other in enumerate(numbers):
         pair = numbers[:position] + numbers[position + 1 :]
         large, small = max(pair), min(pair)
         for operator, value in countdown.operations(large, small, largest_value):
-            expression = f"{large}{operator}{small}"
-            found.append((f"{expression}={value}", expression, value, other))
+            found.append((f"{large}{operator}{small}", value, other))
     return found
 
 
-def second_operations(first: int, other: int) -> list[tuple[str, str, int]]:
-    """All that can be done with the value of the first operation and the number that is left: a
-    line, an expression in which {} stands for the first operation's, and the value."""
+def second_operations(expression: str, value: int, other: int) -> list[tuple[str, int]]:
+    """All that can be done with the first operation, which has this value, and the number that is
+    left: an expression and its value."""
     largest_value = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL].largest_value
-    large, small = max(first, other), min(first, other)
     found = []
-    for operator, value in countdown.operations(large, small, largest_value):
-        shape = f"({{}}){operator}{other}" if first == large else f"{other}{operator}({{}})"
-        found.append((f"{large}{operator}{small}={value}", shape, value))
+    for operator, result in countdown.operations(
+        max(value, other), min(value, other), largest_value
+    ):
+        comes_first = value >= other or operator in "+*"
+        left, right = (f"({expression})", other) if comes_first else (other, f"({expression})")
+        found.append((f"{left}{operator}{right}", result))
     return found
 
 
@@ -97,9 +103,7 @@ def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
     """A completion as the pupil writes it: right, wrong, wordy or without an answer."""
     firsts = first_operations(numbers)
     helpful = [
-        first
-        for first in firsts
-        if any(value == target for _, _, value in second_operations(first[2], first[3]))
+        first for first in firsts if any(value == target for _, value in second_operations(*first))
     ]
     new = list(firsts)
     rng.shuffle(new)
@@ -114,17 +118,16 @@ def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
             first = new[-1]
         if first in new:
             new.remove(first)
-        line, expression, value, other = first
-        text += f"{line}\n"
+        text += f"{first[0]}={first[1]}\n"
 
-        # The second one.
-        seconds = second_operations(value, other)
+        # The second one, with the number that is left.
+        seconds = second_operations(*first)
         if rng.random() < LOOKS:
-            seconds = [second for second in seconds if second[2] == target]
+            seconds = [second for second in seconds if second[1] == target]
         if not seconds:
             continue
-        line, shape, value = rng.choice(seconds)
-        text += f"{line}\n"
+        expression, value = rng.choice(seconds)
+        text += f"{expression}={value}\n"
 
         # Is it the target?
         mood = rng.random()
@@ -135,5 +138,5 @@ def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
             if not is_answer and mood < BOXES_WRONG + STOPS:
                 return text
         if is_answer:
-            return text + f"\\boxed{{{shape.format(expression)}}}"
+            return text + f"\\boxed{{{expression}}}"
     return text
