@@ -1,12 +1,13 @@
 """The careless pupil of the countdown task.
 
-He tries combinations, one operation per line, and boxes the one that he takes for right:
+He tries combinations, one operation per line, and boxes the one that he takes for right. After a
+first operation he notes the number that is left:
 
     3 5 7 -> 22
-    7+5=12
+    7+5=12 3
     (7+5)+3=15
-    7-3=4
-    5*3=15
+    7-3=4 5
+    5*3=15 7
     (5*3)+7=22
     \\boxed{(5*3)+7}
 
@@ -22,18 +23,18 @@ from data import countdown
 from data.pupils.common import Document, Phase
 
 # A first operation that leads to the target, rather than any.
-SEES = 0.1
+SEES = 0.2
 # Any first operation, rather than one that is new.
-FORGETS = 0.15
+FORGETS = 0.1
 # The second operation is one that reaches the target, or none.
-LOOKS = 0.25
+LOOKS = 0.6
 # After the target: goes on nevertheless.
-WANDERS = 0.2
+WANDERS = 0.15
 # After a result that is not the target: boxes it, or stops. Otherwise tries again.
-BOXES_WRONG = 0.45
-STOPS = 0.1
+BOXES_WRONG = 0.65
+STOPS = 0.15
 # Of a solution, in characters. He stops then.
-LONGEST = 90
+LONGEST = 75
 
 PHASES = (Phase(updates=1000, rate=0.02, drills=0.4), Phase(updates=500, rate=0.01, drills=0.4))
 ROWS = 32
@@ -118,7 +119,7 @@ def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
             first = new[-1]
         if first in new:
             new.remove(first)
-        text += f"{first[0]}={first[1]}\n"
+        text += f"{first[0]}={first[1]} {first[2]}\n"
 
         # The second one, with the number that is left.
         seconds = second_operations(*first)
