@@ -1,0 +1,143 @@
+"""The careless pupil of the countdown task.
+
+He tries combinations, one operation per line, and boxes the one that he takes for right. After a
+first operation he notes the number that is left:
+
+    3 5 7 -> 22
+    7+5=12 3
+    (7+5)+3=15
+    7-3=4 5
+    5*3=15 7
+    (5*3)+7=22
+    \\boxed{(5*3)+7}
+
+A first operation is a guess most of the time. After it he looks at the target now and then: if the
+last number reaches it, he does that, and if not, he drops the attempt. Otherwise he finishes with
+any operation. He may box a result that is not the target, stop without an answer, try what he has
+tried, or go on although he is there. He sees problems of the split "base" only.
+"""
+
+import random
+
+from data import countdown
+from data.pupils.common import Document, Phase
+
+# A first operation that leads to the target, rather than any.
+SEES = 0.2
+# Any first operation, rather than one that is new.
+FORGETS = 0.1
+# The second operation is one that reaches the target, or none.
+LOOKS = 0.6
+# After the target: goes on nevertheless.
+WANDERS = 0.15
+# After a result that is not the target: boxes it, or stops. Otherwise tries again.
+BOXES_WRONG = 0.65
+STOPS = 0.15
+# Of a solution, in characters. He stops then.
+LONGEST = 75
+
+PHASES = (Phase(updates=1000, rate=0.02, drills=0.4), Phase(updates=500, rate=0.01, drills=0.4))
+ROWS = 32
+LENGTH = 128
+SIZE = {
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SHARPENED = 1.2
+
+
+def write(rng: random.Random, drills: float) -> Document:
+    """A drill, as often as `drills` says, or a solution."""
+    if rng.random() < drills:
+        return write_drill(rng)
+    numbers, target, _ = countdown.sample_problem(rng, countdown.DEFAULT_LEVEL, "base")
+    text = write_solution(numbers, target, rng)
+    return Document(countdown.problem_text(numbers, target), text, is_whole=True)
+
+
+def write_drill(rng: random.Random) -> Document:
+    """Two numbers only, and the operation that reaches the target."""
+    size = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL]
+    choices = []
+    while not choices:
+        numbers = [
+            rng.randint(countdown.LEAST_NUMBER, size.largest_number),
+            rng.randint(1, size.largest_value),
+        ]
+        choices = countdown.operations(max(numbers), min(numbers), size.largest_value)
+    operator, value = rng.choice(choices)
+    rng.shuffle(numbers)
+    text = f"{max(numbers)}{operator}{min(numbers)}={value}\n"
+    return Document(countdown.problem_text(numbers, value), text, is_whole=False)
+
+
+def first_operations(numbers: list[int]) -> list[tuple[str, int, int]]:
+    """All that can be done first: an expression, its value and the number that is left."""
+    largest_value = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL].largest_value
+    found = []
+    for position, other in enumerate(numbers):
+        pair = numbers[:position] + numbers[position + 1 :]
+        large, small = max(pair), min(pair)
+        for operator, value in countdown.operations(large, small, largest_value):
+            found.append((f"{large}{operator}{small}", value, other))
+    return found
+
+
+def second_operations(expression: str, value: int, other: int) -> list[tuple[str, int]]:
+    """All that can be done with the first operation, which has this value, and the number that is
+    left: an expression and its value."""
+    largest_value = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL].largest_value
+    found = []
+    for operator, result in countdown.operations(
+        max(value, other), min(value, other), largest_value
+    ):
+        comes_first = value >= other or operator in "+*"
+        left, right = (f"({expression})", other) if comes_first else (other, f"({expression})")
+        found.append((f"{left}{operator}{right}", result))
+    return found
+
+
+def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
+    """A completion as the pupil writes it: right, wrong, wordy or without an answer."""
+    firsts = first_operations(numbers)
+    helpful = [
+        first for first in firsts if any(value == target for _, value in second_operations(*first))
+    ]
+    new = list(firsts)
+    rng.shuffle(new)
+    text = ""
+    while len(text) < LONGEST:
+        # The first operation.
+        if rng.random() < SEES:
+            first = rng.choice(helpful)
+        elif rng.random() < FORGETS or not new:
+            first = rng.choice(firsts)
+        else:
+            first = new[-1]
+        if first in new:
+            new.remove(first)
+        text += f"{first[0]}={first[1]} {first[2]}\n"
+
+        # The second one, with the number that is left.
+        seconds = second_operations(*first)
+        if rng.random() < LOOKS:
+            seconds = [second for second in seconds if second[1] == target]
+        if not seconds:
+            continue
+        expression, value = rng.choice(seconds)
+        text += f"{expression}={value}\n"
+
+        # Is it the target?
+        mood = rng.random()
+        if value == target:
+            is_answer = mood > WANDERS
+        else:
+            is_answer = mood < BOXES_WRONG
+            if not is_answer and mood < BOXES_WRONG + STOPS:
+                return text
+        if is_answer:
+            return text + f"\\boxed{{{expression}}}"
+    return text
