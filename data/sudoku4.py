@@ -65,7 +65,7 @@ def problems(split: str, level: str | None = None) -> list[dict[str, str]]:
     Raises:
         BadInput: there is no such level.
     """
-    empty = _empty_cells(level)
+    empty = _empty_cells(level, split)
     rng = random.Random(f"sudoku4 {empty} {split}")
     # The keys of a dict: distinct, and in the order in which they came.
     clues: dict[str, None] = {}
@@ -109,7 +109,7 @@ def score(completion: str, row: dict) -> float:
 def answer(completion: str) -> str | None:
     r"""The grid that the completion commits to, right or wrong; None if it has no 16 digits 1 to 4.
 
-    >>> answer(r"\boxed{\begin{array}{|cc|cc|} 1&3&2&4 \\ 2&4&1&3 \\ 3&1&4&2 \\ 4&2&3&1 \end{array}}")
+    >>> answer(r"\boxed{\begin{array}{cc|cc} 1&3&2&4\\2&4&1&3\\3&1&4&2\\4&2&3&1\end{array}}")
     '1324 2413 3142 4231'
     """
     cells = _grid_in(completion)
@@ -187,7 +187,7 @@ def full_grids() -> tuple[str, ...]:
 
 @functools.cache
 def _grids_with() -> dict[tuple[int, str], int]:
-    """For each cell and digit, the full grids that have this digit there: the bit of each is set."""
+    """For each cell and digit, the full grids that have it there: the bit of each is set."""
     grids = dict.fromkeys(itertools.product(CELLS, DIGITS), 0)
     for number, grid in enumerate(full_grids()):
         for clue in enumerate(grid):
@@ -250,12 +250,14 @@ def sample_clues(rng: random.Random, empty: int, split: str) -> str:
             return clues
 
 
-def _empty_cells(level: str | None) -> int:
+def _empty_cells(level: str | None, split: str) -> int:
     """The level as a number."""
+    if level is None:
+        return DEFAULT_EMPTY
     known = {str(number): number for number in range(FEWEST_EMPTY, MOST_EMPTY + 1)}
-    known[None] = DEFAULT_EMPTY
     if level not in known:
-        raise BadInput(f"sudoku4:{level}: no such level; there are {LEVELS}")
+        flag = "--dataset_name" if split == "train" else "--benchmarks"
+        raise BadInput(f"{flag} sudoku4:{level}: no such level; there are {LEVELS}")
     return known[level]
 
 
