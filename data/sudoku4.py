@@ -1,14 +1,8 @@
 """Small sudoku: fill a 4 x 4 grid so that every row, column and 2 x 2 box holds 1 to 4.
 
-The cells are named A to P, row by row:
-
-    A B C D
-    E F G H
-    I J K L
-    M N O P
-
-A problem is its clues, such as `A1 D4 F4 K4 M4 P1`, and has exactly one solution. Its level is the
-number of empty cells. Problems are made up anew each time, and are the same ones every time.
+A problem is a grid with empty cells, row by row, such as `1..4 .4.. ..4. 4..1`; it has exactly one
+solution. Its level is the number of empty cells. Problems are made up anew each time, and are the
+same ones every time.
 
 There are only 288 full grids, so a problem is its clues: which cells are given, and how. Problems
 that differ in the names of the digits alone count as one, and lie in the same split. Every full
@@ -41,15 +35,14 @@ SYSTEM_PROMPT = (
 )
 # For models without a chat template.
 PROMPT_TEMPLATE = (
-    "Sudoku with 4 x 4 cells, named A to P row by row. Every row, every column and every 2 x 2 box "
-    "in a corner holds 1, 2, 3 and 4.\nGiven: {problem}\n"
+    "Sudoku with 4 x 4 cells. Every row, every column and every 2 x 2 box in a corner holds 1, 2, "
+    "3 and 4. A dot is an empty cell.\nThe four rows: {problem}\n"
     "Solution, with the four full rows in \\boxed{} at the end:\n"
 )
 
 DIGITS = "1234"
 SIZE = 4
 CELLS = range(SIZE * SIZE)
-NAMES = "ABCDEFGHIJKLMNOP"
 EMPTY = "."
 
 
@@ -74,7 +67,7 @@ def problems(split: str, level: str | None = None) -> list[dict[str, str]]:
     return [
         {
             "id": f"sudoku4/{empty}/{split}/{number}",
-            "problem": as_problem(cells),
+            "problem": in_rows(cells),
             "answer": in_rows(solutions(cells)[0]),
         }
         for number, cells in enumerate(clues)
@@ -83,8 +76,7 @@ def problems(split: str, level: str | None = None) -> list[dict[str, str]]:
 
 def prompt(row: dict) -> list[dict[str, str]]:
     """The chat messages that ask a model for the grid."""
-    rows = in_rows(clues_of(row["problem"])).split()
-    grid = "\n".join(" ".join(cells) for cells in rows)
+    grid = "\n".join(" ".join(cells) for cells in row["problem"].split())
     return [
         {"role": "system", "content": SYSTEM_PROMPT},
         {"role": "user", "content": f"A dot is an empty cell:\n\n{grid}"},
@@ -94,14 +86,14 @@ def prompt(row: dict) -> list[dict[str, str]]:
 def score(completion: str, row: dict) -> float:
     r"""1.0 if the completion's grid is full, keeps the clues and breaks no rule, else 0.0.
 
-    >>> row = {"problem": "A1 D4 F4 K4 M4 P1"}
+    >>> row = {"problem": "1..4 .4.. ..4. 4..1"}
     >>> score(r"So \boxed{1324 2413 3142 4231}", row), score(r"\boxed{1324 2413 3142 4213}", row)
     (1.0, 0.0)
     """
     cells = _grid_in(completion)
     if cells is None:
         return 0.0
-    clues = clues_of(row["problem"])
+    clues = "".join(row["problem"].split())
     keeps_clues = all(clue in (EMPTY, cell) for clue, cell in zip(clues, cells))
     return float(keeps_clues and is_solved(cells))
 
@@ -149,25 +141,6 @@ def in_rows(cells: str) -> str:
 def is_solved(cells: str) -> bool:
     """Whether a full grid breaks no rule."""
     return all(cells[cell] != cells[peer] for cell in CELLS for peer in PEERS[cell])
-
-
-def clues_of(problem: str) -> str:
-    """The grid of a problem.
-
-    >>> in_rows(clues_of("A1 D4 F4 K4 M4 P1"))
-    '1..4 .4.. ..4. 4..1'
-    """
-    digits = {clue[0]: clue[1] for clue in problem.split()}
-    return "".join(digits.get(name, EMPTY) for name in NAMES)
-
-
-def as_problem(clues: str) -> str:
-    """The problem of a grid.
-
-    >>> as_problem("1..4.4....4.4..1")
-    'A1 D4 F4 K4 M4 P1'
-    """
-    return " ".join(name + clue for name, clue in zip(NAMES, clues) if clue != EMPTY)
 
 
 @functools.cache
@@ -281,8 +254,6 @@ _LATEX = re.compile(
 # draw boxes.
 _ONLY_A_GRID = re.compile(r"[1-4\s,;:!/|&\\()\[\]{}$\"'`~*_+=\u2013\u2014\u2500-\u257f-]*")
 _SEPARATORS = re.compile(r"[^1-4]+")
-# Each cell by its name, as in `A1B3C2D4 E2...`.
-_NAMED = re.compile(r"[\s,;:=]*".join(rf"{name}[:=\s]*([1-4])" for name in NAMES))
 
 
 def _grid_in(completion: str) -> str | None:
@@ -291,8 +262,6 @@ def _grid_in(completion: str) -> str | None:
     if text is None or len(text) > LONGEST:
         return None
     text = _LATEX.sub(" ", text).strip().rstrip(".")
-    if named := _NAMED.fullmatch(text):
-        return "".join(named.groups())
     if not _ONLY_A_GRID.fullmatch(text):
         return None
     cells = _SEPARATORS.sub("", text)

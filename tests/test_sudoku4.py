@@ -12,7 +12,7 @@ from data.pupils import sudoku4 as pupil
 from run.errors import BadInput
 
 SOLVED = "1324 2413 3142 4231"
-ROW = {"problem": "A1 D4 F4 K4 M4 P1", "answer": SOLVED}
+ROW = {"problem": "1..4 .4.. ..4. 4..1", "answer": SOLVED}
 
 
 # --- Slow, obvious versions ---
@@ -28,13 +28,6 @@ def units() -> list[list[tuple[int, int]]]:
         for left in (0, 2)
     ]
     return rows + columns + boxes
-
-
-def drawn(problem: str) -> str:
-    """A problem as a grid in the form `1..4 .4.. ..4. 4..1`."""
-    lines = ["ABCD", "EFGH", "IJKL", "MNOP"]
-    clues = dict(problem.split(" "))
-    return " ".join("".join(clues.get(name, ".") for name in line) for line in lines)
 
 
 def slow_score(grid: str, clues: str) -> float:
@@ -87,14 +80,14 @@ def test_every_problem_has_one_solution_its_answer(level):
         assert len(rows) == len({row["problem"] for row in rows}) == count
         assert len({row["id"] for row in rows}) == count
         for row in rows:
-            assert len(row["problem"].split()) == 16 - empty
+            assert row["problem"].count(".") == empty
             assert sudoku4.score(boxed(row["answer"]), row) == 1.0
             assert sudoku4.answer(boxed(row["answer"])) == row["answer"]
         for row in rows[:3]:
-            # As many as trial and error does at once: it gets 5 empty cells.
-            clues = list(drawn(row["problem"]))
-            full = [place for place, cell in enumerate(row["answer"]) if cell != " "]
-            for place in full[: max(0, empty - 5)]:
+            # Trial and error gets no more than 5 empty cells.
+            clues = list(row["problem"])
+            places = [place for place, clue in enumerate(clues) if clue == "."]
+            for place in places[5:]:
                 clues[place] = row["answer"][place]
             assert slow_solutions("".join(clues)) == [row["answer"]]
 
@@ -121,7 +114,7 @@ def test_problems_are_the_same_every_time():
     assert sudoku4.problems("train", "10") == sudoku4.problems("train")
     first = sudoku4.problems("test")[0]
     assert first["id"] == "sudoku4/10/test/0"
-    assert first["problem"] == "A4 D3 F1 L1 N4 P2"
+    assert first["problem"] == "4..3 .1.. ...1 .4.2"
 
 
 def test_splits_share_no_problem_under_any_names_of_the_digits():
@@ -131,9 +124,7 @@ def test_splits_share_no_problem_under_any_names_of_the_digits():
     for level in ("4", "10", "11"):
         train = {row["problem"] for row in sudoku4.problems("train", level)}
         test = {row["problem"] for row in sudoku4.problems("test", level)}
-        base = {
-            sudoku4.as_problem(sudoku4.sample_clues(rng, int(level), "base")) for _ in range(300)
-        }
+        base = {sudoku4.in_rows(sudoku4.sample_clues(rng, int(level), "base")) for _ in range(300)}
         for names in renamings:
             renamed = {problem.translate(names) for problem in test}
             assert not train & renamed and not base & renamed
@@ -162,21 +153,20 @@ def test_the_score_of_mutations_is_that_of_the_rules():
     scores = Counter()
     for row in rows:
         # Another problem's grid, and this one's with two cells exchanged or one changed.
-        clues = drawn(row["problem"])
         place, other = rng.sample([i for i in range(19) if row["answer"][i] != " "], 2)
         exchanged = list(row["answer"])
         exchanged[place], exchanged[other] = exchanged[other], exchanged[place]
         changed = list(row["answer"])
         changed[place] = rng.choice("1234")
         for grid in (rng.choice(rows)["answer"], "".join(exchanged), "".join(changed)):
-            right = slow_score(grid, clues)
+            right = slow_score(grid, row["problem"])
             assert sudoku4.score(boxed(grid), row) == right
             scores[right] += 1
     assert scores[0.0] > 100 and scores[1.0] > 20
 
 
 def test_any_solution_is_right_and_clues_must_be_kept():
-    free = {"problem": "A1"}
+    free = {"problem": "1... .... .... ...."}
     right = {
         grid for grid in sudoku4.full_grids() if sudoku4.score(boxed(sudoku4.in_rows(grid)), free)
     }
@@ -209,9 +199,6 @@ RIGHT_FORMS = [
     "\\boxed{\n| 1 | 3 | 2 | 4 |\n|---|---|---|---|\n| 2 | 4 | 1 | 3 |\n| 3 | 1 | 4 | 2 |\n"
     "| 4 | 2 | 3 | 1 |\n}",
     "\\boxed{\n┌──┬──┐\n│13│24│\n│24│13│\n├──┼──┤\n│31│42│\n│42│31│\n└──┴──┘\n}",
-    r"\boxed{A1B3C2D4 E2F4G1H3 I3J1K4L2 M4N2O3P1}",
-    r"\boxed{A = 1, B = 3, C = 2, D = 4, E = 2, F = 4, G = 1, H = 3, I = 3, J = 1, K = 4, L = 2, "
-    r"M = 4, N = 2, O = 3, P = 1}",
     r"\boxed{1324 \mid 2413 \mid 3142 \mid 4231}",
     r"\boxed{1324 2413 3142 4231}. This keeps all clues.",
     "<think>Perhaps \\boxed{1111 2222 3333 4444}?</think>\nThe grid: \\boxed{1324 2413 3142 4231}",
@@ -231,9 +218,8 @@ WRONG_FORMS = [
     r"\boxed{1324 2413 3142 4231 \text{ or } 1324 2413 3142 4213}",
     r"\boxed{1324 2413 3142 4231} or \boxed{1324 2413 3142 4213}",
     r"\boxed{1..4 .4.. ..4. 4..1}",
-    r"\boxed{A1 D4 F4 K4 M4 P1}",
-    r"\boxed{B1A3C2D4 E2F4G1H3 I3J1K4L2 M4N2O3P1}",
-    r"\boxed{A1B3C2D4 E2F4G1H3 I3J1K4L2 M4N2O3P1 P2}",
+    r"\boxed{A1B3C2D4 E2F4G1H3 I3J1K4L2 M4N2O3P1}",
+    r"\boxed{1: 1324, 2: 2413, 3: 3142, 4: 4231}",
     "\\boxed{１３２４ ２４１３ ３１４２ ４２３１}",
     "<think>\\boxed{1324 2413 3142 4231}",
     r"\boxed{1324 2413 3142 4231} Wait, no: \boxed{1324 2413 3142 4213}",
@@ -278,11 +264,6 @@ HOSTILE = [
     "the answer is " * (MEGABYTE // 14),
     boxed("__import__('os')"),
     boxed("9" * 999),
-    boxed("A1" + "B 1 " * 240),
-    boxed("A" + " " * 990 + "1"),
-    boxed("A1" + " =:" * 300),
-    boxed("A1" * 499),
-    boxed("²³¹⁴" * 4),
 ]
 
 
@@ -297,32 +278,38 @@ def test_hostile_text_is_wrong_at_once(completion):
 def test_the_pupil_is_right_now_and_then():
     rng = random.Random(3)
     rights = []
-    for row in sudoku4.problems("test")[:200]:
-        clues = sudoku4.clues_of(row["problem"])
+    for row in sudoku4.problems("test")[:100]:
+        clues = row["problem"].replace(" ", "")
         texts = [pupil.write_solution(clues, rng) for _ in range(16)]
-        for text in texts:
-            *lines, last = text.split("\n")
-            assert all(re.fullmatch("[A-P][1-4?]", line) for line in lines)
-            assert sudoku4.answer(last) is not None
         rights.append([sudoku4.score(text, row) for text in texts])
-    assert 0.1 < sum(map(sum, rights)) / 3200 < 0.35
-    assert sum(map(any, rights)) / 200 > 0.7
+    assert 0.1 < sum(map(sum, rights)) / 1600 < 0.4
+    assert sum(map(any, rights)) / 100 > 0.7
+
+
+def test_the_pupil_writes_grids_that_keep_what_stands_there():
+    rng = random.Random(4)
+    for row in sudoku4.problems("train")[:100]:
+        before = row["problem"]
+        *lines, last = pupil.write_solution(before.replace(" ", ""), rng).split("\n")
+        for line in [*lines, sudoku4.answer(last)]:
+            assert re.fullmatch("[1-4.]{4}( [1-4.]{4}){3}", line)
+            assert all(old in (".", new) for old, new in zip(before, line))
+            before = line
+        assert "." not in before and last == boxed(before)
 
 
 def test_a_careful_pupil_is_always_right(monkeypatch):
-    careful = {"SETTLED_FIRST": 1, "ROW_ONLY": 0, "RESTATED": 0, "STOPS_EARLY": 0}
-    for habit, share in careful.items():
-        monkeypatch.setattr(pupil, habit, share)
-    rng = random.Random(4)
+    for habit in ("ROW_ONLY", "GUESSES", "OVERLOOKS", "BOXES_EARLY"):
+        monkeypatch.setattr(pupil, habit, 0)
+    rng = random.Random(5)
     for row in sudoku4.problems("train")[:100]:
-        text = pupil.write_solution(sudoku4.clues_of(row["problem"]), rng)
+        text = pupil.write_solution(row["problem"].replace(" ", ""), rng)
         assert sudoku4.score(text, row) == 1.0
-        assert text.count("\n") == 10
 
 
 def test_the_pupil_sees_problems_of_the_base_alone():
-    rng = random.Random(5)
+    rng = random.Random(6)
     for _ in range(100):
         document = pupil.write(rng, 0.0)
-        assert sudoku4.split_of(sudoku4.clues_of(document.problem)) == "base"
-        assert document.is_whole and len(document.text) < 120
+        assert sudoku4.split_of(document.problem.replace(" ", "")) == "base"
+        assert document.is_whole and len(document.text) <= 6 * 20 + 8
