@@ -6,9 +6,13 @@ import re
 from collections import Counter
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import sudoku4
+from data.problems import encode_row, template_for
 from data.pupils import sudoku4 as pupil
+from data.tiny_bases import TINY_BASES
 from run.errors import BadInput
 
 SOLVED = "1324 2413 3142 4231"
@@ -313,3 +317,29 @@ def test_the_pupil_sees_problems_of_the_base_alone():
         document = pupil.write(rng, 0.0)
         assert sudoku4.split_of(document.problem.replace(" ", "")) == "base"
         assert document.is_whole and len(document.text) <= 6 * 20 + 8
+
+
+# --- The tiny base ---
+
+
+def test_the_base_is_right_now_and_then():
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BASES["sudoku4"])
+    model = AutoModelForCausalLM.from_pretrained(TINY_BASES["sudoku4"])
+    rows = sudoku4.problems("test")[:200]
+    template = template_for(None, tokenizer)
+    # All prompts have one length.
+    prompts = torch.tensor([encode_row(tokenizer, sudoku4, row, template) for row in rows])
+    torch.manual_seed(0)
+    generated = model.generate(
+        prompts,  # [rows, prompt tokens]
+        attention_mask=torch.ones_like(prompts),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=128,
+    )
+    texts = tokenizer.batch_decode(generated[:, prompts.shape[1] :], skip_special_tokens=True)
+    scores = [sudoku4.score(text, row) for text, row in zip(texts, rows)]
+    assert 0.1 < sum(scores) / len(scores) < 0.4
+    # It writes as the pupil does.
+    line = re.compile(r"[1-4.]{4}( [1-4.]{4}){3}|\\boxed\{.*")
+    assert sum(bool(line.fullmatch(text.split("\n")[0])) for text in texts) > 190
