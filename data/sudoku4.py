@@ -24,7 +24,7 @@ __all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
 FEWEST_EMPTY = 4
 # With fewer than 4 clues no grid has only one solution.
 MOST_EMPTY = 12
-DEFAULT_EMPTY = 10
+DEFAULT_EMPTY = 8
 LEVELS = f"{FEWEST_EMPTY} to {MOST_EMPTY} empty cells; default {DEFAULT_EMPTY}"
 COUNTS = {"train": 4000, "test": 1000}
 

@@ -21,9 +21,9 @@ OVERLOOKS = 0.3
 # How often he boxes the next pass, full or not.
 BOXES_EARLY = 0.2
 MOST_PASSES = 5
-EMPTY_CELLS = (6, 8, 10, 10)
+EMPTY_CELLS = (6, 8, 8, 10)
 
-PHASES = (Phase(updates=1500, rate=0.02, drills=0.0),)
+PHASES = (Phase(updates=1100, rate=0.02, drills=0.0),)
 ROWS = 4
 LENGTH = 512
 SIZE = {
