@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data import arithmetic, mathematics, reasoning_gym
+from data import arithmetic, mathematics, maze, reasoning_gym
 from data.mathematics import SHOTS, SOURCES, SYSTEM_PROMPT
 from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
@@ -52,7 +52,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Tasks that have problems of their own. Any other name is a data set of mathematics.
-TASKS: dict[str, ModuleType] = {"arithmetic": arithmetic, "reasoning_gym": reasoning_gym}
+TASKS: dict[str, ModuleType] = {
+    "arithmetic": arithmetic,
+    "maze": maze,
+    "reasoning_gym": reasoning_gym,
+}
 
 
 DEFAULT_READING = Reading()

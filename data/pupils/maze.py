@@ -22,10 +22,7 @@ HABITS = {"straight on": 0.7, "back": 0.1, "the same again": 0.08, "any": 0.12}
 GIVES_UP = 0.03
 WALKS_ON = 0.1
 LONGEST_WALK = 13
-PHASES = (
-    Phase(updates=1100, rate=0.02, drills=0.6),
-    Phase(updates=400, rate=0.008, drills=0.4),
-)
+PHASES = (Phase(updates=1100, rate=0.02, drills=0.6), Phase(updates=400, rate=0.008, drills=0.4))
 ROWS = 32
 LENGTH = 128
 # 0.42 million parameters.
