@@ -436,8 +436,9 @@ def test_a_python_file_whose_prompt_cannot_be_used_is_refused(tokenizer, tmp_pat
         encode_row(tokenizer, task_of(str(path)), row)
 
 
-def test_names_that_are_nearly_right(tmp_path):
-    assert "Did you mean arithmetic? Known names: arithmetic, math, " in refusal_of("aritmetic:5")
+def test_names_that_are_nearly_right():
+    refusal = refusal_of("aritmetic:5")
+    assert "Did you mean arithmetic? Known names: arithmetic, " in refusal and "math, " in refusal
     assert "Did you mean gsm8k?" in refusal_of("gsm8")
 
 
