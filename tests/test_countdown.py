@@ -311,21 +311,23 @@ def test_a_drill_is_a_right_line_that_reaches_its_target():
     rng = random.Random(0)
     for _ in range(500):
         document = pupil.write(rng, drills=1)
-        *numbers, target = map(int, re.findall("[0-9]+", document.problem))
+        puzzle = document.problem.split("\n")[0]
+        *numbers, target = map(int, re.findall("[0-9]+", puzzle))
         calculation, value = document.text.rstrip("\n").split("=")
         assert slow_value(calculation) == int(value) == target
         assert sorted(map(int, re.findall("[0-9]+", calculation))) == sorted(numbers)
+        assert len(numbers) == 2 or countdown.split_of(numbers, target) == "base"
         assert not document.is_whole
 
 
-def test_the_pupil_is_right_now_and_then():
+def test_the_pupil_is_right_half_of_the_time():
     rng = random.Random(0)
     rows = problems("test", "3")[:200]
     scores = torch.zeros(len(rows), 16)
     for i, row in enumerate(rows):
         for k in range(16):
             scores[i, k] = score(pupil.write_solution(row["numbers"], row["target"], rng), row)
-    assert 0.15 < scores.mean() < 0.35 and scores.amax(1).mean() > 0.8
+    assert 0.35 < scores.mean() < 0.65 and scores.amax(1).mean() > 0.9
 
 
 # --- The tiny base ---

@@ -39,14 +39,15 @@ LONGEST = 75
 PHASES = (Phase(updates=1000, rate=0.02, drills=0.4), Phase(updates=500, rate=0.01, drills=0.4))
 ROWS = 32
 LENGTH = 128
+# 0.45 million parameters.
 SIZE = {
-    "hidden_size": 128,
-    "intermediate_size": 320,
+    "hidden_size": 96,
+    "intermediate_size": 288,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-SHARPENED = 1.2
+SHARPENED = 1.4
 
 
 def write(rng: random.Random, drills: float) -> Document:
@@ -59,7 +60,30 @@ def write(rng: random.Random, drills: float) -> Document:
 
 
 def write_drill(rng: random.Random) -> Document:
-    """Two numbers only, and the operation that reaches the target."""
+    """The operation that reaches the target: of two numbers, or after a helpful first operation,
+    which is a part of the problem here."""
+    if rng.random() < 0.3:
+        return _write_small_problem(rng)
+    numbers, target, _ = countdown.sample_problem(rng, countdown.DEFAULT_LEVEL, "base")
+    first, seconds = rng.choice(_helpful_operations(numbers, target))
+    problem = f"{countdown.problem_text(numbers, target)}\n{first[0]}={first[1]} {first[2]}"
+    return Document(problem, f"{rng.choice(seconds)}={target}\n", is_whole=False)
+
+
+def _helpful_operations(
+    numbers: list[int], target: int
+) -> list[tuple[tuple[str, int, int], list[str]]]:
+    """The first operations that lead to the target, each with the expressions that finish it."""
+    helpful = []
+    for first in first_operations(numbers):
+        seconds = [text for text, value in second_operations(*first) if value == target]
+        if seconds:
+            helpful.append((first, seconds))
+    return helpful
+
+
+def _write_small_problem(rng: random.Random) -> Document:
+    """A problem of two numbers."""
     size = countdown.LEVEL_SIZES[countdown.DEFAULT_LEVEL]
     choices = []
     while not choices:
@@ -103,9 +127,7 @@ def second_operations(expression: str, value: int, other: int) -> list[tuple[str
 def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
     """A completion as the pupil writes it: right, wrong, wordy or without an answer."""
     firsts = first_operations(numbers)
-    helpful = [
-        first for first in firsts if any(value == target for _, value in second_operations(*first))
-    ]
+    helpful = [first for first, _ in _helpful_operations(numbers, target)]
     new = list(firsts)
     rng.shuffle(new)
     text = ""
