@@ -33,7 +33,7 @@ SIZE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-SHARPENED = 1.0
+SHARPENED = 1.25
 
 ROWS_OF_CELLS = tuple(
     tuple(range(cell - cell % sudoku4.SIZE, cell - cell % sudoku4.SIZE + sudoku4.SIZE))
