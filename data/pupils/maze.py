@@ -23,7 +23,12 @@ HABITS = {"straight on": 0.7, "back": 0.1, "the same again": 0.08, "any": 0.12}
 GIVES_UP = 0.03
 WALKS_ON = 0.1
 LONGEST_WALK = 13
-PHASES = (Phase(updates=1500, rate=0.02, drills=0.5), Phase(updates=400, rate=0.006, drills=0.3))
+PHASES = (
+    Phase(updates=1500, rate=0.02, drills=0.5),
+    Phase(updates=400, rate=0.006, drills=0.3),
+    Phase(updates=700, rate=0.02, drills=0.4),
+    Phase(updates=500, rate=0.01, drills=0.4),
+)
 ROWS = 16
 LENGTH = 128
 # 0.42 million parameters.
@@ -34,7 +39,7 @@ SIZE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-SHARPENED = 1.1
+SHARPENED = 1.2
 
 
 def write(rng: random.Random, drills: float) -> Document:
