@@ -23,22 +23,23 @@ from data import countdown
 from data.pupils.common import Document, Phase
 
 # A first operation that leads to the target, rather than any.
-SEES = 0.2
+SEES = 0.12
 # Any first operation, rather than one that is new.
 FORGETS = 0.1
 # The second operation is one that reaches the target, or none.
-LOOKS = 0.6
+LOOKS = 0.5
 # After the target: goes on nevertheless.
 WANDERS = 0.15
 # After a result that is not the target: boxes it, or stops. Otherwise tries again.
-BOXES_WRONG = 0.65
+BOXES_WRONG = 0.6
 STOPS = 0.15
 # Of a solution, in characters. He stops then.
-LONGEST = 75
+LONGEST = 100
 
-PHASES = (Phase(updates=1000, rate=0.02, drills=0.4), Phase(updates=500, rate=0.01, drills=0.4))
-ROWS = 32
-LENGTH = 128
+PHASES = (Phase(updates=1000, rate=0.02, drills=0.5), Phase(updates=450, rate=0.01, drills=0.4))
+# Long rows, so that few documents are cut at their ends.
+ROWS = 8
+LENGTH = 512
 # 0.45 million parameters.
 SIZE = {
     "hidden_size": 96,
@@ -47,7 +48,7 @@ SIZE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-SHARPENED = 1.4
+SHARPENED = 1.3
 
 
 def write(rng: random.Random, drills: float) -> Document:
