@@ -14,8 +14,9 @@ setup: .venv/installed-run
 
 # What tests and benchmarks need beside it.
 setup-dev: .venv/installed-dev
-.venv/installed-dev: requirements-dev.txt .venv/installed-run
+.venv/installed-dev: requirements-dev.txt requirements-optional.txt .venv/installed-run
 	$(INSTALL) -r requirements-dev.txt
+	$(INSTALL) -r requirements-optional.txt || echo "without reasoning-gym: its tests are skipped"
 	touch $@
 
 demo: setup
