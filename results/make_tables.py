@@ -26,6 +26,7 @@ from run.markdown import markdown_table  # noqa: E402
 from run_ablations import column, differences, equal_budget, point_at, score_name, with_interval  # noqa: E402
 
 RESULTS = ROOT / "results"
+PUZZLES = ("countdown", "sudoku4", "maze")
 
 
 # --- The demo ---
@@ -53,6 +54,25 @@ def demo_table() -> str:
         rows.append([label, *rates, f"{scores['sampled_length']:.1f}"])
     note = (
         f"`python train_treerpo.py`: {scores['n']} unseen problems, one seed (0); "
+        "mean ± standard error over problems."
+    )
+    return _with_note(markdown_table(header, rows), note)
+
+
+def puzzles_table() -> str:
+    """Each puzzle's tiny base before and after TreeRPO, from the first and the last evaluation."""
+    header = ["task", "updates", "greedy pass@1 [%]", "sampled pass@1 [%]", "mean length [tokens]"]
+    rows = []
+    for path in (RESULTS / "puzzles" / f"{name}.jsonl" for name in PUZZLES):
+        evaluations = read_lines(path)
+        for evaluation in (evaluations[0], evaluations[-1]):
+            ((benchmark, scores),) = evaluation["evaluation"].items()
+            sampled = next(name for name in scores if name.startswith("avg@"))
+            rates = [_rate(scores[name]) for name in ("pass@1", sampled)]
+            length = f"{scores['sampled_length']:.1f}"
+            rows.append([benchmark, str(evaluation["update"]), *rates, length])
+    note = (
+        "`python train_treerpo.py --config recipes/TASK.yaml`: unseen problems, one seed (0); "
         "mean ± standard error over problems."
     )
     return _with_note(markdown_table(header, rows), note)
@@ -507,6 +527,7 @@ def faults_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo_table,
+    "puzzles": puzzles_table,
     "results": results_table,
     "published": published_table,
     "sampling": sampling_table,
