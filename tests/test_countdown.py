@@ -292,14 +292,18 @@ def test_the_pupil_writes_right_lines_and_boxes_what_he_reached():
     rng = random.Random(0)
     for _ in range(500):
         document = pupil.write(rng, drills=0)
-        *numbers, _ = map(int, re.findall("[0-9]+", document.problem))
+        *numbers, target = map(int, re.findall("[0-9]+", document.problem))
         *lines, last = document.text.split("\n")
         for line in lines:
-            calculation, value, *left = re.split("[= ]", line)
+            calculation, value, after = re.split("[= ]", line)
             assert slow_value(calculation) == int(value) and 1 <= int(value) <= 99
-            # A first operation leaves one number.
-            used = re.findall("[0-9]+", calculation)
-            assert sorted(map(int, used + left)) == sorted(numbers) and len(left) == 3 - len(used)
+            # A first operation leaves one number. After a second one he says whether it fits.
+            used = list(map(int, re.findall("[0-9]+", calculation)))
+            if len(used) == 2:
+                assert sorted([*used, int(after)]) == sorted(numbers)
+            else:
+                assert sorted(used) == sorted(numbers)
+                assert after == ("yes" if int(value) == target else "no")
         if not last:
             # He stopped.
             continue
@@ -307,17 +311,25 @@ def test_the_pupil_writes_right_lines_and_boxes_what_he_reached():
         assert result.value == int(value) and sorted(result.numbers) == sorted(numbers)
 
 
-def test_a_drill_is_a_right_line_that_reaches_its_target():
+def test_a_drill_is_a_right_line_that_says_whether_it_fits():
     rng = random.Random(0)
+    drills = fitting = 0
     for _ in range(500):
         document = pupil.write(rng, drills=1)
         puzzle = document.problem.split("\n")[0]
         *numbers, target = map(int, re.findall("[0-9]+", puzzle))
-        calculation, value = document.text.rstrip("\n").split("=")
-        assert slow_value(calculation) == int(value) == target
+        assert not document.is_whole
+        if not document.text:
+            # Nothing can be done with what is left.
+            continue
+        calculation, value, mark = re.split("[= ]", document.text.rstrip("\n"))
+        assert slow_value(calculation) == int(value)
+        assert mark == ("yes" if int(value) == target else "no")
+        drills += 1
+        fitting += mark == "yes"
         assert sorted(map(int, re.findall("[0-9]+", calculation))) == sorted(numbers)
         assert len(numbers) == 2 or countdown.split_of(numbers, target) == "base"
-        assert not document.is_whole
+    assert drills > 450 and 0.6 < fitting / drills < 0.95
 
 
 def test_the_pupil_is_right_half_of_the_time():
@@ -347,9 +359,9 @@ def test_the_tiny_base_is_right_now_and_then():
     assert 0.1 < scores.mean() < 0.35 and scores.amax(1).mean() > 0.5
     # Its lines are right: what it lacks is judgement.
     lines = [line for text in texts for line in text.split("\n")[:-1]]
-    right = [re.fullmatch(r"([-+*/()0-9]+)=([0-9]+)( [0-9]+)?", line) for line in lines]
+    right = [re.fullmatch(r"([-+*/()0-9]+)=([0-9]+) ([0-9]+|yes|no)", line) for line in lines]
     shares = [bool(line) and slow_value(line[1]) == int(line[2]) for line in right]
-    assert sum(shares) / len(shares) > 0.9
+    assert sum(shares) / len(shares) > 0.7
 
 
 def test_the_recipe_is_for_the_tiny_base():

@@ -5,8 +5,8 @@ data/make_tiny_base.py, so that it behaves like a pretrained model in small: fac
 mixture of good and bad strategies. He is a module with
 
     PHASES      the phases of training, one after the other
-    ROWS, LENGTH    rows of a training batch, and tokens of a row: many documents long, since one that
-                    is cut at a row's end continues without its problem
+    ROWS, LENGTH    rows of a training batch, and tokens of a row: many documents long, since one
+                    that is cut at a row's end continues without its problem
     SIZE        the model's size, as settings of Qwen2Config
     SHARPENED   the final norm is scaled by it, as a lower temperature would: facts firm up,
                 mixtures stay mixed

@@ -1,20 +1,21 @@
 """The careless pupil of the countdown task.
 
-He tries combinations, one operation per line, and boxes the one that he takes for right. After a
-first operation he notes the number that is left:
+He tries combinations, one operation per line. After a first operation he notes the number that is
+left, and after a second one whether he is at the target:
 
     3 5 7 -> 22
     7+5=12 3
-    (7+5)+3=15
+    (7+5)+3=15 no
     7-3=4 5
     5*3=15 7
-    (5*3)+7=22
+    (5*3)+7=22 yes
     \\boxed{(5*3)+7}
 
 A first operation is a guess most of the time. After it he looks at the target now and then: if the
 last number reaches it, he does that, and if not, he drops the attempt. Otherwise he finishes with
-any operation. He may box a result that is not the target, stop without an answer, try what he has
-tried, or go on although he is there. He sees problems of the split "base" only.
+any operation. He may box a result that is not the target, although he knows it, stop without an
+answer, try what he has tried, or go on although he is there. He sees problems of the split "base"
+only.
 """
 
 import random
@@ -29,14 +30,14 @@ FORGETS = 0.1
 # The second operation is one that reaches the target, or none.
 LOOKS = 0.5
 # After the target: goes on nevertheless.
-WANDERS = 0.15
+WANDERS = 0.1
 # After a result that is not the target: boxes it, or stops. Otherwise tries again.
-BOXES_WRONG = 0.6
-STOPS = 0.15
+BOXES_WRONG = 0.55
+STOPS = 0.1
 # Of a solution, in characters. He stops then.
-LONGEST = 100
+LONGEST = 110
 
-PHASES = (Phase(updates=1000, rate=0.02, drills=0.5), Phase(updates=450, rate=0.01, drills=0.4))
+PHASES = (Phase(updates=1100, rate=0.02, drills=0.5), Phase(updates=500, rate=0.01, drills=0.35))
 # Long rows, so that few documents are cut at their ends.
 ROWS = 8
 LENGTH = 512
@@ -61,14 +62,25 @@ def write(rng: random.Random, drills: float) -> Document:
 
 
 def write_drill(rng: random.Random) -> Document:
-    """The operation that reaches the target: of two numbers, or after a helpful first operation,
-    which is a part of the problem here."""
+    """An operation on two numbers: all that a problem has, or what a first operation left, which is
+    a part of the problem here. It reaches the target more often than not."""
     if rng.random() < 0.3:
         return _write_small_problem(rng)
     numbers, target, _ = countdown.sample_problem(rng, countdown.DEFAULT_LEVEL, "base")
-    first, seconds = rng.choice(_helpful_operations(numbers, target))
+    if rng.random() < 0.3:
+        first = rng.choice(first_operations(numbers))
+        seconds = second_operations(*first)
+    else:
+        first, helpful = rng.choice(_helpful_operations(numbers, target))
+        seconds = [(expression, target) for expression in helpful]
     problem = f"{countdown.problem_text(numbers, target)}\n{first[0]}={first[1]} {first[2]}"
-    return Document(problem, f"{rng.choice(seconds)}={target}\n", is_whole=False)
+    text = write_second(*rng.choice(seconds), target) if seconds else ""
+    return Document(problem, text, is_whole=False)
+
+
+def write_second(expression: str, value: int, target: int) -> str:
+    """The line of a second operation."""
+    return f"{expression}={value} {'yes' if value == target else 'no'}\n"
 
 
 def _helpful_operations(
@@ -95,7 +107,8 @@ def _write_small_problem(rng: random.Random) -> Document:
         choices = countdown.operations(max(numbers), min(numbers), size.largest_value)
     operator, value = rng.choice(choices)
     rng.shuffle(numbers)
-    text = f"{max(numbers)}{operator}{min(numbers)}={value}\n"
+    expression = f"{max(numbers)}{operator}{min(numbers)}"
+    text = write_second(expression, value, target=value)
     return Document(countdown.problem_text(numbers, value), text, is_whole=False)
 
 
@@ -151,7 +164,7 @@ def write_solution(numbers: list[int], target: int, rng: random.Random) -> str:
         if not seconds:
             continue
         expression, value = rng.choice(seconds)
-        text += f"{expression}={value}\n"
+        text += write_second(expression, value, target)
 
         # Is it the target?
         mood = rng.random()
