@@ -328,14 +328,16 @@ def _rows_of_task(task: ModuleType, split: str, level: str | None) -> list[dict]
 
 def template_for(template: str | None, tokenizer) -> str | None:
     r"""The prompt template: the one given, in which \n stands for a line break unless it begins a
-    LaTeX command such as \ne; or the one that the tokenizer brings (`prompt_template` in its
-    tokenizer_config.json), as those of the tiny bases do; or None, where the task asks by itself.
+    LaTeX command such as \ne; or the one that a tokenizer without a chat template brings
+    (`prompt_template` in its tokenizer_config.json), as those of the tiny bases do; or None, where
+    the task asks by itself.
 
     Raises:
         BadInput: a template without {problem}, or one that is not Unicode.
     """
     if not template:
-        return tokenizer.init_kwargs.get("prompt_template")
+        own = tokenizer.init_kwargs.get("prompt_template")
+        return None if tokenizer.chat_template else own
     if "{problem}" not in template:
         raise BadInput("--prompt_template: must hold {problem}, the place where the problem goes")
     try:

@@ -168,5 +168,5 @@ def test_two_updates(tmp_path):
     flags = {"dataset_name": "reasoning_gym:gcd[:20]", "benchmarks": "reasoning_gym:gcd[:3]"}
     lengths = {"max_prompt_length": 300, "max_pack_tokens": 400, "max_steps": 2}
     rows = train(tmp_path, **flags, **lengths, prompts_per_update=4, eval_steps=2)
-    assert len([row for row in rows if "reward" in row]) == 2
-    assert "failed" not in rows[-1]["grader"]
+    updates = [row for row in rows if "reward" in row]
+    assert len(updates) == 2 and "failed" not in updates[-1]["grader"]

@@ -184,6 +184,8 @@ def test_files_of_a_run_show_the_id_the_problem_and_the_answer_alone(
 @pytest.mark.parametrize("chat", [None, "{% for m in messages %}[{{ m.content }}]{% endfor %}:"])
 def test_a_row_is_encoded_as_its_problem(tokenizer, monkeypatch, name, template, chat):
     monkeypatch.setattr(tokenizer, "chat_template", chat)
+    if chat and name == "arithmetic" and not template:
+        pytest.skip("arithmetic asks by plain text, whatever the tokenizer")
     template = template_for(template, tokenizer)
     for problem in ("2+3*4", "a <end> in it"):
         row = {"problem": problem}
@@ -450,9 +452,12 @@ def test_a_task_of_chat_messages_has_its_own_form_without_a_chat_template(tokeni
     assert tokenizer.decode(ids) == "Sort: b a\nSorted:"
 
 
-def test_a_tokenizer_may_bring_its_template(tokenizer):
+def test_a_tokenizer_may_bring_its_template(tokenizer, monkeypatch):
     assert template_for(None, tokenizer) == template_for("", tokenizer) == "\n{problem}\n"
     assert template_for("Q: {problem}", tokenizer) == "Q: {problem}"
+    # A chat template comes first.
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages }}")
+    assert template_for(None, tokenizer) is None
 
 
 # --- The document ---
