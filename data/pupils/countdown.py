@@ -37,7 +37,11 @@ STOPS = 0.1
 # Of a solution, in characters. He stops then.
 LONGEST = 110
 
-PHASES = (Phase(updates=1100, rate=0.02, drills=0.5), Phase(updates=500, rate=0.01, drills=0.35))
+PHASES = (
+    Phase(updates=1100, rate=0.02, drills=0.5),
+    Phase(updates=500, rate=0.01, drills=0.35),
+    Phase(updates=900, rate=0.015, drills=0.6),
+)
 # Long rows, so that few documents are cut at their ends.
 ROWS = 8
 LENGTH = 512
@@ -63,11 +67,12 @@ def write(rng: random.Random, drills: float) -> Document:
 
 def write_drill(rng: random.Random) -> Document:
     """An operation on two numbers: all that a problem has, or what a first operation left, which is
-    a part of the problem here. It reaches the target more often than not."""
+    a part of the problem here. More often than not it is any operation: where a result is always
+    the target, it can be copied, and needs no arithmetic."""
     if rng.random() < 0.3:
         return _write_small_problem(rng)
     numbers, target, _ = countdown.sample_problem(rng, countdown.DEFAULT_LEVEL, "base")
-    if rng.random() < 0.3:
+    if rng.random() < 0.7:
         first = rng.choice(first_operations(numbers))
         seconds = second_operations(*first)
     else:
@@ -79,7 +84,7 @@ def write_drill(rng: random.Random) -> Document:
 
 
 def write_second(expression: str, value: int, target: int) -> str:
-    """The line of a second operation."""
+    """The line of an operation that uses the last number, and whether it reaches the target."""
     return f"{expression}={value} {'yes' if value == target else 'no'}\n"
 
 
@@ -105,11 +110,12 @@ def _write_small_problem(rng: random.Random) -> Document:
             rng.randint(1, size.largest_value),
         ]
         choices = countdown.operations(max(numbers), min(numbers), size.largest_value)
+    _, target = rng.choice(choices)
     operator, value = rng.choice(choices)
     rng.shuffle(numbers)
     expression = f"{max(numbers)}{operator}{min(numbers)}"
-    text = write_second(expression, value, target=value)
-    return Document(countdown.problem_text(numbers, value), text, is_whole=False)
+    text = write_second(expression, value, target)
+    return Document(countdown.problem_text(numbers, target), text, is_whole=False)
 
 
 def first_operations(numbers: list[int]) -> list[tuple[str, int, int]]:
