@@ -262,7 +262,12 @@ def load_problems(
         except mathematics.UnknownName as error:
             known = [*TASKS, *SOURCES]
             close = difflib.get_close_matches(base.partition(":")[0], known, 1)
-            advice = f" Did you mean {close[0]}?" if close else ""
+            advice = ""
+            if base in known:
+                # The Hub could not give it.
+                advice = f" --data_dir DIR reads it from DIR/{base}.jsonl."
+            elif close:
+                advice = f" Did you mean {close[0]}?"
             raise BadInput(f"{error}.{advice} Known names: {', '.join(known)}") from error
     else:
         mathematics.refuse_choice(base, split, reading)

@@ -442,6 +442,8 @@ def test_names_that_are_nearly_right():
     refusal = refusal_of("aritmetic:5")
     assert "Did you mean arithmetic? Known names: arithmetic, " in refusal and "math, " in refusal
     assert "Did you mean gsm8k?" in refusal_of("gsm8")
+    refusal = refusal_of("gsm8k")
+    assert "Did you mean" not in refusal and "--data_dir DIR reads it from DIR/gsm8k" in refusal
 
 
 def test_a_task_of_chat_messages_has_its_own_form_without_a_chat_template(tokenizer):
