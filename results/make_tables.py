@@ -72,9 +72,8 @@ def puzzles_table() -> str:
             length = f"{scores['sampled_length']:.1f}"
             rows.append([benchmark, str(evaluation["update"]), *rates, length])
     note = (
-        "`python train_treerpo.py --dataset_name countdown`, and so for the others: unseen problems, "
-        "one seed (0); "
-        "mean ± standard error over problems."
+        "`python train_treerpo.py --dataset_name countdown`, and so for the others: "
+        "unseen problems, one seed (0); mean ± standard error over problems."
     )
     return _with_note(markdown_table(header, rows), note)
 
