@@ -1,6 +1,6 @@
 """Small sudoku: fill a 4 x 4 grid so that every row, column and 2 x 2 box holds 1 to 4.
 
-A problem is a grid with empty cells, row by row, such as `1..4 .4.. ..4. 4..1`; it has exactly one
+A problem is a grid with empty cells, row by row, such as `.2.1 .34. 3..4 24..`; it has exactly one
 solution. Its level is the number of empty cells. Problems are made up anew each time, and are the
 same ones every time.
 
@@ -181,8 +181,8 @@ def _agreeing(clues: Iterable[tuple[int, str]]) -> int:
 def solutions(clues: str) -> list[str]:
     """The full grids that agree with the clues.
 
-    >>> solutions("1..4.4....4.4..1")
-    ['1324241331424231']
+    >>> solutions(".2.1.34.3..424..")
+    ['4231134231242413']
     """
     agreeing = _agreeing((cell, clue) for cell, clue in enumerate(clues) if clue != EMPTY)
     return [grid for number, grid in enumerate(full_grids()) if agreeing >> number & 1]
