@@ -80,7 +80,7 @@ def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, T
     zeros = torch.zeros_like(rewards)  # [nodes]
     size = zeros.index_add(0, group, torch.ones_like(siblings))
     scored = zeros.index_add(0, group, (~siblings.isnan()).double())
-    # 0 / 0 where nobody in a group has a reward.
+    # 0 / 0 where no member of a group has a reward.
     divisor = torch.where(size > 0, scored, 1.0)
     mean = zeros.index_add(0, group, siblings.nan_to_num(0.0)) / divisor
     deviations = (siblings - mean[group]).nan_to_num(0.0)  # [nodes - 1]
@@ -91,7 +91,7 @@ def group_statistics(rewards: Tensor, parent: Tensor) -> tuple[Tensor, Tensor, T
 def group_range(rewards: Tensor, parent: Tensor) -> Tensor:
     """max R - min R of the group that each node heads as parent, [nodes].
 
-    A leaf heads no group and gets 0, as does a group in which nobody has a reward.
+    A leaf heads no group and gets 0, as does a group in which no member has a reward.
     """
     rewards = rewards.double()
     siblings = rewards[1:]  # [nodes - 1]
@@ -183,8 +183,7 @@ def _among_leaves(
     Returns:
         Tensor [nodes].
     """
-    is_leaf = torch.bincount(parent[1:], minlength=len(parent)) == 0  # [nodes]
-    leaves = is_leaf.nonzero().squeeze(1)  # [leaves]
+    leaves = _is_leaf(parent).nonzero().squeeze(1)  # [leaves]
     names, index = group[leaves].unique(return_inverse=True)  # [groups], [leaves]
     groups = len(names)
     # A tree of depth two: the root, one node per group, and the leaves below their group's.
@@ -199,6 +198,11 @@ def _among_leaves(
     return advantages
 
 
+def _is_leaf(parent: Tensor) -> Tensor:
+    """Whether a node has no children, [nodes]."""
+    return torch.bincount(parent[1:], minlength=len(parent)) == 0
+
+
 def _sums_below(values: Tensor, parent: Tensor) -> Tensor:
     """The sum of `values` [nodes] over each node and all below it, [nodes]."""
     sums = values.clone()
@@ -209,8 +213,7 @@ def _sums_below(values: Tensor, parent: Tensor) -> Tensor:
 
 def _scored_leaves(rewards: Tensor, parent: Tensor) -> Tensor:
     """How many leaves with a reward are at each node or below it, [nodes], in double precision."""
-    is_leaf = torch.bincount(parent[1:], minlength=len(parent)) == 0  # [nodes]
-    return _sums_below((is_leaf & ~rewards.isnan()).double(), parent)
+    return _sums_below((_is_leaf(parent) & ~rewards.isnan()).double(), parent)
 
 
 def leaf_advantages(

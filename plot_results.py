@@ -382,7 +382,7 @@ def _draw_tree(ax: Axes, tree: dict) -> None:
     # Row 0 on top; below the last row there is room for its text.
     ax.set_ylim(leaves + 0.6 if with_text else leaves - 0.4, -0.6)
     problem = tree["problem"][:60]
-    answer = (tree["answer"] or "")[:20]
+    answer = tree["answer"][:20]
     ax.set_title(f"Update {tree['update']}: {problem}, answer {answer}")
     # The lower left corner of the axes.
     at_corner = {"transform": ax.transAxes, "va": "top"}

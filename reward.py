@@ -21,7 +21,7 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Real
 
-from answers.choices import chosen
+from answers.choices import given_answer
 from answers.equality import MAX_ANSWER, BadGold, Undecided, equal
 from answers.extract import extract_answer
 from run.workers import Failed, Judge, Reply, Workers, load_function
@@ -224,12 +224,9 @@ class Grader:
 
     def _question(self, completion: str, answer: str | dict) -> Question:
         if self.is_of_mathematics:
-            given = extract_answer(completion)
             if not isinstance(answer, dict):
-                return given, answer
-            if answer.get("choices"):
-                given = chosen(given, answer["choices"])
-            return given, answer["answer"]
+                return extract_answer(completion), answer
+            return given_answer(completion, answer.get("choices")), answer["answer"]
         return completion, json.dumps(answer)
 
     def _settle(self, question: Question) -> float | None:

@@ -2,12 +2,20 @@
 
 import re
 
+from answers.extract import extract_answer
+
 # An answer of more characters is left as it is.
 LONGEST = 2000
 # \text{...} and its like around a whole word or sentence.
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}")
 # A letter and the text of a choice behind it: "B) 4 cm", "(B) 4 cm", "B: 4 cm", "B 4 cm".
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Z])(?:\s*[).:,–—-]+\s*|\s+)(\S.*)", re.DOTALL)
+
+
+def given_answer(completion: str, choices: dict[str, str] | None) -> str | None:
+    """The answer that a completion commits to; of multiple choice, as the letter of its choice."""
+    answer = extract_answer(completion)
+    return chosen(answer, choices) if choices else answer
 
 
 def chosen(answer: str | None, choices: dict[str, str]) -> str | None:

@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from answers.choices import chosen
+from answers.choices import given_answer
 from answers.equality import BadGold, equal
 from answers.extract import extract_answer
 from data.rows import usable_rows
 from data.tables import FILE_KINDS, OTHER_KINDS, count_rows, read_file, rows_of
 from run.errors import BadInput
-from run.reading import Reading
+from run.reading import DEFAULT_READING, Reading
 
 # The system prompt of Qwen2.5-Math's evaluation; it goes with a chat template.
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -37,9 +37,6 @@ SHOTS = (
     ("A box holds 6 eggs. How many eggs are in 4 boxes?", "There are 4 * 6 = 24 eggs. \\boxed{24}"),
     ("What is the value of $x$ if $2x + 1 = 9$?", "Then $2x = 8$, so $x = 4$. \\boxed{4}"),
 )
-
-
-DEFAULT_READING = Reading()
 
 
 class Source(NamedTuple):
@@ -131,9 +128,7 @@ def score(completion: str, row: dict) -> float:
     >>> score(r"A dog: \boxed{dog}", {"answer": "B", "choices": {"A": "cat", "B": "dog"}})
     1.0
     """
-    given = extract_answer(completion)
-    if row.get("choices"):
-        given = chosen(given, row["choices"])
+    given = given_answer(completion, row.get("choices"))
     try:
         return float(equal(given, row["answer"], by_value=True))
     except BadGold:

@@ -9,7 +9,6 @@ what is read, what is skipped with a warning and what is refused, docs/tasks.md 
 
 import difflib
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -26,7 +25,8 @@ from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
 from data.tiny_bases import TINY_BASES
 from run.errors import BadInput, first_line
-from run.reading import Reading
+from run.reading import DEFAULT_READING, Reading
+from run.workers import load_file
 
 __all__ = [
     "SHOTS",
@@ -60,8 +60,6 @@ TASKS: dict[str, ModuleType] = {
     "reasoning_gym": reasoning_gym,
 }
 
-
-DEFAULT_READING = Reading()
 
 # What a task is made of.
 TASK_FUNCTIONS = ("problems", "prompt", "score", "answer")
@@ -132,26 +130,20 @@ def task_of(name: str) -> ModuleType:
     return TASKS.get(base, mathematics)
 
 
-@functools.cache
 def _task_of_file(path: str) -> ModuleType:
-    """The task in a Python file. Its module's name is its path, by which a worker finds it too. It
-    may import the modules beside it."""
+    """The task in a Python file. Its module's name is its path, by which a worker finds it too."""
     if not os.path.isfile(path):
         raise BadInput(f"{path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(path, path)
-    task = importlib.util.module_from_spec(spec)
-    sys.modules[path] = task
-    # After all others, so that they hide no module.
-    sys.path.append(os.path.dirname(path))
     try:
-        spec.loader.exec_module(task)
+        task = load_file(path)
     except Exception as error:
         # It is a program of the user's, which may raise anything.
-        del sys.modules[path]
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(f"{path}: can't be imported ({reason})") from error
     for function in TASK_FUNCTIONS:
         if not callable(getattr(task, function, None)):
+            # Once it is mended, it is read anew.
+            del sys.modules[path]
             wanted = ", ".join(TASK_FUNCTIONS)
             raise BadInput(f"{path}: has no function {function}; a task has {wanted}")
     return task

@@ -25,6 +25,14 @@ class BadInput(Exception):
     """
 
 
+def yaml_fault(error: Exception) -> str:
+    """Why a YAML file can't be read, with the line where that is known."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    reason = getattr(error, "problem", None) or getattr(error, "strerror", None)
+    return where + (reason or first_line(error))
+
+
 def first_line(error: Exception) -> str:
     """What an error says, short enough for the one line that bad input gets."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

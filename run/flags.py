@@ -14,7 +14,7 @@ from typing import NoReturn, get_args, get_type_hints
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from run.errors import BadInput, first_line
+from run.errors import BadInput, yaml_fault
 from run.reading import Reading
 from run.trl import trl_advice
 
@@ -269,10 +269,7 @@ def _read_yaml(path: str) -> dict:
             raise BadInput(f"--config {path}: {key} stands in it twice; keep one")
         settings = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or getattr(error, "strerror", None)
-        raise BadInput(f"--config {path}: {where}{reason or first_line(error)}") from error
+        raise BadInput(f"--config {path}: {yaml_fault(error)}") from error
     if not isinstance(settings, dict):
         raise BadInput(f"--config {path}: must hold keys and values, such as max_steps: 100")
     return settings

@@ -10,3 +10,6 @@ class Reading(NamedTuple):
     dataset_train_split: str | None = None
     dataset_test_split: str | None = None
     partial_credit: bool = False
+
+
+DEFAULT_READING = Reading()

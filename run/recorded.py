@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from run.errors import BadInput, first_line
+from run.errors import BadInput, yaml_fault
 
 # The flags that say how a policy was trained and evaluated, which its evaluation takes over. Not
 # trust_remote_code: a folder from elsewhere must not have a model's code run.
@@ -67,10 +67,7 @@ def recorded_flags(path: Path, known: set[str]) -> dict:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or first_line(error)
-        raise BadInput(f"{path}: can't be read ({where}{reason}); {advice}") from error
+        raise BadInput(f"{path}: can't be read ({yaml_fault(error)}); {advice}") from error
     if not isinstance(settings, dict):
         raise BadInput(f"{path}: holds no flags; {advice}")
 

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
+from types import ModuleType
 from typing import NamedTuple
 
 import psutil
@@ -62,35 +63,43 @@ class Reply(NamedTuple):
     reason: str = ""  # of a failure
 
 
-# --- A function by its name ---
+# --- Code by its name ---
+
+
+def load_file(path: str) -> ModuleType:
+    """The module in a Python file, loaded once.
+
+    It is called by its path, so that rewards.py or data.py hides no module that is called so. It
+    may import the modules beside it, after all others.
+
+    Raises:
+        whatever the import raises.
+    """
+    name = os.path.abspath(path)
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, name)
+        module = importlib.util.module_from_spec(spec)
+        sys.path.append(os.path.dirname(name))
+        # Dataclasses look their module up while it is being imported.
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
 def load_function(name: str) -> Callable:
     """The function of a name, "module:function" or "FILE.py:function".
 
-    A file is loaded by its path. It may import the modules beside it, after all others.
-
     Raises:
         whatever the import raises, or AttributeError.
     """
     source, _, function = name.rpartition(":")
-    if not source.endswith(".py"):
-        return getattr(importlib.import_module(source), function)
-    path = Path(source).resolve()
-    # Called by its path, so that rewards.py or data.py hides no module that is called so.
-    module_name = str(path)
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.path.append(str(path.parent))
-        # Dataclasses look their module up while it is being imported.
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    return getattr(sys.modules[module_name], function)
+    is_file = source.endswith(".py")
+    module = load_file(source) if is_file else importlib.import_module(source)
+    return getattr(module, function)
 
 
 # --- What an isolated worker may not do ---
@@ -485,7 +494,7 @@ class Workers:
             if self.is_closing:
                 raise RuntimeError("the workers are closed")
             if self.server is dead:
-                # An exit that nobody asked for: by sys.exit while it imported the judge.
+                # An exit that was not asked for: by sys.exit while it imported the judge.
                 with suppress(subprocess.TimeoutExpired):
                     dead.process.wait(1)
                 has_left = dead.process.returncode == 0
