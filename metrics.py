@@ -7,10 +7,13 @@ from collections import Counter, defaultdict
 
 import torch
 
-from advantage import group_statistics
+from advantage import ROUNDING, group_statistics
 from tree import Tree
 
 logger = logging.getLogger(__name__)
+
+# How the names begin of what `sums_over_leaves` gives.
+LEAF_SUMS = ("leaf_count", "leaf_squares", "leaf_pairs_", "leaf_products_")
 
 
 def tree_statistics(
@@ -48,13 +51,91 @@ def tree_statistics(
         elif children[node] > 1:  # an only child is no group
             values["kept_groups_share"].append(float(node in trained_parents))
             values[f"group_std_depth_{depths[node] + 1}"].append(group_deviation[node].item())
+    for name, total in sums_over_leaves(tree, rewards).items():
+        values[name].append(total)
     return values
+
+
+def sums_over_leaves(tree: Tree, rewards: torch.Tensor) -> dict[str, float]:
+    """What `leaf_correlations` needs of one tree: over its leaves their number and the sum of their
+    squared rewards; over ordered pairs of leaves, by the depth of the node below which their paths
+    part, the number of pairs and the sum of their products.
+
+    Args:
+        rewards: step rewards [nodes]; a leaf without one (NaN) is left out.
+    """
+    parents = tree.parent.tolist()
+    leaf_rewards = {leaf: rewards[leaf].item() for leaf in tree.leaves()}
+    scored = {leaf: reward for leaf, reward in leaf_rewards.items() if not math.isnan(reward)}
+    # Of each node: the number and the sum of the leaves at it or below it, and over its children
+    # the squares of both.
+    counts = [0] * len(parents)
+    totals = [0.0] * len(parents)
+    squared_counts = [0] * len(parents)
+    squared_totals = [0.0] * len(parents)
+    sums: dict[str, float] = defaultdict(float)
+    # Children come after their parent. Backwards, a node's leaves are summed up before it is met.
+    for node in range(len(parents) - 1, -1, -1):
+        if node in scored:
+            counts[node], totals[node] = 1, scored[node]
+        elif node not in leaf_rewards:
+            # All pairs of leaves below the node, less those below one child of it.
+            depth = int(tree.depth[node])
+            sums[f"leaf_pairs_depth_{depth}"] += counts[node] ** 2 - squared_counts[node]
+            products = totals[node] ** 2 - squared_totals[node]
+            sums[f"leaf_products_depth_{depth}"] += products
+        if node:
+            above = parents[node]
+            counts[above] += counts[node]
+            totals[above] += totals[node]
+            squared_counts[above] += counts[node] ** 2
+            squared_totals[above] += totals[node] ** 2
+    sums["leaf_count"] = len(scored)
+    sums["leaf_squares"] = sum(reward**2 for reward in scored.values())
+    return sums
+
+
+def leaf_correlations(sums: dict[str, float]) -> dict[str, float | None]:
+    """How alike leaves are that share their first steps, and what a tree's leaves are worth.
+
+        rho_depth_d       the correlation of the rewards of two leaves that share d steps, within
+                          prompts: 0 where these steps decide nothing, 1 where they decide all. The
+                          intraclass correlation, from means of products, so without bias in its
+                          numerator and its denominator
+        effective_leaves  how many leaves without shared steps would estimate the prompt's expected
+                          reward as well: n^2 / (n + the sum of rho over ordered pairs)
+
+    A figure is None where all rewards are alike, or where there are no pairs.
+
+    Args:
+        sums: `sums_over_leaves`, as means over trees.
+    """
+    pairs = {}
+    products = {}
+    for name, value in sums.items():
+        if name.startswith("leaf_pairs_depth_") and value:
+            depth = int(name.rpartition("_")[2])
+            pairs[depth] = value
+            products[depth] = sums[f"leaf_products_depth_{depth}"] / value
+    names = {depth: f"rho_depth_{depth}" for depth in pairs if depth}
+    nothing = {**dict.fromkeys(names.values()), "effective_leaves": None}
+    if 0 not in pairs:
+        return nothing
+    variance = sums["leaf_squares"] / sums["leaf_count"] - products[0]
+    if variance <= ROUNDING:
+        return nothing
+    rho = {depth: (products[depth] - products[0]) / variance for depth in names}
+    shared = sum(pairs[depth] * rho[depth] for depth in rho)
+    leaves = sums["leaf_count"]
+    # Few leaves may correlate negatively by chance; then each counts as one.
+    effective_leaves = leaves**2 / (leaves + max(shared, 0.0))
+    return {**{names[depth]: rho[depth] for depth in rho}, "effective_leaves": effective_leaves}
 
 
 def summarise(statistics_of_trees: list[dict[str, list[float]]]) -> dict[str, float | None]:
     """The means over an update's first trees, with their number of leaves.
 
-    A mean is None where no tree has a value.
+    A mean is None where no tree has a value. `leaf_correlations` makes its figures of the means.
     """
     merged = defaultdict(list)
     for values_of_tree in statistics_of_trees:
@@ -64,7 +145,11 @@ def summarise(statistics_of_trees: list[dict[str, list[float]]]) -> dict[str, fl
     for name in sorted(merged):
         numbers = [value for value in merged[name] if not math.isnan(value)]
         means[name] = statistics.fmean(numbers) if numbers else None
-    return {**means, "leaves": len(merged["completion_length"])}
+    # Per tree: one that lacks a depth has no pairs there.
+    trees = len(statistics_of_trees)
+    sums = {name: sum(merged[name]) / trees for name in merged if name.startswith(LEAF_SUMS)}
+    means = {name: mean for name, mean in means.items() if name not in sums}
+    return {**means, **leaf_correlations(sums), "leaves": len(merged["completion_length"])}
 
 
 def token_count(tree: Tree) -> int:

@@ -132,3 +132,72 @@ def test_warnings_come_once_and_in_time(caplog):
         and any("no group with signal" in s for s in said)
         and any("differ by 0.200" in s for s in said)
     )
+
+
+def sampled_tree(rng, rates_of_steps: list[list[float]]) -> tuple[Tree, torch.Tensor]:
+    """A tree of shape 3-3 whose leaf is right with a rate that its first step drew, and its step
+    rewards."""
+    parent = [-1, 0, 0, 0]
+    depth = [0, 1, 1, 1]
+    leaf_rewards = [math.nan] * 4
+    for step in (1, 2, 3):
+        rate = rng.choice(rates_of_steps)
+        for _ in range(3):
+            parent.append(step)
+            depth.append(2)
+            leaf_rewards.append(float(rng.random() < rate))
+    tokens = [[], *[[7]] * (len(parent) - 1)]
+    logprobs = [[-1.0] * len(ids) for ids in tokens]
+    tree = Tree([3], parent, depth, tokens, logprobs, [node > 3 for node in range(len(parent))])
+    return tree, step_rewards(tree.parent, torch.tensor(leaf_rewards))
+
+
+def correlation_figures(trees: list) -> dict:
+    rows = [
+        tree_statistics(tree, rewards, sibling_advantages(rewards, tree.parent))
+        for tree, rewards in trees
+    ]
+    return summarise(rows)
+
+
+@pytest.mark.parametrize("rates, rho", [([0.0, 1.0], 1.0), ([0.5], 0.0), ([0.25, 0.75], 0.25)])
+def test_rho_is_the_correlation_of_leaves_that_share_a_step(rates, rho):
+    rng = np.random.default_rng(0)
+    row = correlation_figures([sampled_tree(rng, rates) for _ in range(1500)])
+    assert row["rho_depth_1"] == pytest.approx(rho, abs=0.03)
+    # 9 leaves, each with 2 others below its step: the variance of their mean is that of 9 / (1 +
+    # 2 rho) leaves.
+    assert row["effective_leaves"] == pytest.approx(9 / (1 + 2 * rho), rel=0.05)
+    assert not any(name.startswith("leaf_pairs") for name in row)
+
+
+def test_rho_by_the_definition():
+    """Over all ordered pairs of leaves, by the depth at which their paths part."""
+    rng = np.random.default_rng(1)
+    trees = []
+    for _ in range(20):
+        tree = random_tree(rng, 12)
+        leaf_rewards = torch.tensor(rng.integers(0, 2, len(tree.parent)).astype(float))
+        # One leaf in ten has no score.
+        leaf_rewards[torch.tensor(rng.random(len(tree.parent)) < 0.1)] = math.nan
+        trees.append((tree, step_rewards(tree.parent, leaf_rewards)))
+    products: dict[int, list[float]] = {}
+    squares = []
+    for tree, rewards in trees:
+        for one in tree.leaves():
+            squares.append(rewards[one].item() ** 2)
+            for other in set(tree.leaves()) - {one}:
+                shared = len(set(tree.path(one)) & set(tree.path(other)))
+                product = (rewards[one] * rewards[other]).item()
+                products.setdefault(shared, []).append(product)
+    mean = {shared: np.nanmean(values) for shared, values in products.items()}
+    variance = np.nanmean(squares) - mean[0]
+    row = correlation_figures(trees)
+    for shared in set(mean) - {0}:
+        assert row[f"rho_depth_{shared}"] == pytest.approx((mean[shared] - mean[0]) / variance)
+
+
+def test_without_different_rewards_there_is_no_correlation():
+    rng = np.random.default_rng(0)
+    row = correlation_figures([sampled_tree(rng, [1.0]) for _ in range(3)])
+    assert row["rho_depth_1"] is None and row["effective_leaves"] is None
