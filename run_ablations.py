@@ -1,6 +1,7 @@
 """Trains every arm of a sweep with every seed, and compares the arms.
 
     python run_ablations.py recipes/ablations/main.yaml --seeds 5
+    python run_ablations.py recipes/ablations/horizon-*.yaml --seeds 5    # one sweep after another
 
 The sweep is a YAML file: a base recipe (`extends`) and the flags of each arm (`arms`). Any other
 flag on the command line, such as --model_name_or_path FOLDER, goes to every run.
@@ -460,7 +461,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("sweep", type=Path, help="a YAML file under recipes/ablations")
+    parser.add_argument(
+        "sweeps", type=Path, nargs="+", metavar="sweep", help="a YAML file under recipes/ablations"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of every arm")
     parser.add_argument(
         "--jobs", type=int, default=max(1, CORES // 2), help="runs at the same time"
@@ -512,13 +515,16 @@ def read_curves(folders: dict[tuple[str, int], Path], failures: dict[Path, str |
     return {arm: runs for arm, runs in curves.items() if any(runs)}
 
 
-def main() -> None:
-    args, words = parse_arguments()
-    shared = shared_flags(words)
-    base, arms = read_sweep(args.sweep)
-    arms = {arm: {**own, **shared} for arm, own in arms.items()}
-    check_arms(args.sweep, base, arms)
+def run_sweep(args: argparse.Namespace, words: list[str], sweep: Path) -> None:
+    """Trains and compares all arms of one sweep, and writes its folder.
 
+    Args:
+        words: of the command line, the flags for every run.
+
+    Raises:
+        BadInput: every run failed.
+    """
+    base, arms = read_arms(sweep, words)
     # Arms with the same flags have the same folder, and share its run.
     folders = {}
     runs = {}
@@ -529,19 +535,41 @@ def main() -> None:
             runs[folder] = {**flags, "seed": seed}
 
     # An arm without a finished run is left out; a sweep without one is an error.
-    failures = train_all(base, runs, args.jobs, args.sweep.stem)
+    failures = train_all(base, runs, args.jobs, sweep.stem)
     curves = read_curves(folders, failures)
     if not curves:
-        raise BadInput(f"{args.sweep}: every run failed; see {RUNS}/*/log.txt")
+        raise BadInput(f"{sweep}: every run failed; see {RUNS}/*/log.txt")
 
     # The tables say with which command they were made, flags for every run included.
-    output = RUNS.parent / args.sweep.stem
+    output = RUNS.parent / sweep.stem
     output.mkdir(parents=True, exist_ok=True)
-    text = report(str(args.sweep), curves, "".join(f" {shlex.quote(word)}" for word in words))
+    text = report(str(sweep), curves, "".join(f" {shlex.quote(word)}" for word in words))
     (output / "table.md").write_text(text, encoding="utf-8")
     (output / "results.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
     plot = plot_arms(curves, output / "curves.png")
     print(f"{text}\nwritten to {output}/table.md, results.json and {plot}")
+
+
+def read_arms(sweep: Path, words: list[str]) -> tuple[Path, dict[str, dict]]:
+    """The base recipe of a sweep, and each arm's flags with those for every run, all checked.
+
+    Raises:
+        BadInput: the sweep or a flag can't be used.
+    """
+    shared = shared_flags(words)
+    base, arms = read_sweep(sweep)
+    arms = {arm: {**own, **shared} for arm, own in arms.items()}
+    check_arms(sweep, base, arms)
+    return base, arms
+
+
+def main() -> None:
+    args, words = parse_arguments()
+    # A mistake in the last sweep must not show after hours.
+    for sweep in args.sweeps:
+        read_arms(sweep, words)
+    for sweep in args.sweeps:
+        run_sweep(args, words, sweep)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ DEMOS = {
     "countdown": "recipes/countdown.yaml",
     "sudoku4": "recipes/sudoku4.yaml",
     "maze": "recipes/maze.yaml",
+    "chain": "recipes/chain.yaml",
 }
 # Names in the modules below, which are imported when the flags are known to be good.
 # Each estimator of advantages, and the scale that its source gives it:

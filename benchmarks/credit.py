@@ -1,14 +1,21 @@
-"""How noisy are step rewards, and the policy gradient made of them? The paper claims that the tree
-helps here, and does not measure it.
+"""How much does step credit buy? Measured at a fixed policy, before anything is trained.
 
-    python benchmarks/credit.py      # the tiny base, built-in task; several minutes on 2 cores
+    python benchmarks/credit.py --task chain --trees 4-2-2 2-2-2 --groups 4 8   # minutes on 2 cores
 
-1. The error of a step reward, by depth: the mean of the node's children against a fresh estimate
-   from `fresh` continuations of the same step. It is a root mean square over nodes; the fresh
-   estimate's own variance is taken off.
-2. The variance of the policy gradient at a fixed policy, over `draws` fresh batches of the same
-   problems, at about equal sampled tokens: E|g - mean g|^2 / |mean g|^2. It does not depend on the
-   scale of advantages.
+1. Efficiency: the certain progress that one sampled token buys, whatever the learning rate,
+
+       (u . E g)^2 / tr Var(g) / tokens
+
+   with g the policy gradient of one prompt, over prompts and samples, and u the direction of the
+   true gradient, from an unbiased estimate on other draws. A ratio of two arms predicts how many
+   times as many tokens the slower one needs where noise limits training.
+2. The effective rank of decisions: how many different skills a path takes. It is 1 over the mean
+   squared cosine between the gradients of two decisions' log-probabilities. A decision is a token
+   of which the policy was not sure. It is 1 where all decisions move the same parameters alike.
+3. rho: the correlation of leaves that share steps, and the leaves that a tree is worth
+   (metrics.py).
+4. The error of a step reward: the mean of the node's children against a fresh estimate from
+   `fresh` continuations of the same step, whose own variance is taken off; root mean square.
 """
 
 import math
@@ -18,203 +25,372 @@ from typing import NamedTuple
 
 import torch
 from common import arguments, device, load, settings_of, write_results
+from tqdm import tqdm
 
 from advantage import ESTIMATORS, step_rewards, with_only_children
-from data.arithmetic import PROMPT_TEMPLATE
-from data.problems import encode_prompt, load_problems
+from data.problems import (
+    completion_text,
+    encode_row,
+    load_problems,
+    score_of,
+    task_of,
+    template_for,
+    tiny_base_of,
+)
+from metrics import leaf_correlations, sums_over_leaves, token_count
 from packing import pack
-from policy import policy_loss, token_logprobs
+from policy import token_logprobs
 from reward import Grader
 from tree import Tree
 from tree_sampler import TreeSampler
 
-args = arguments(__doc__, problems=24, draws=16, fresh=256, step_tokens=24, shape=[6, 2, 2])
-tokenizer, model = load(args.model)
-problems = load_problems("arithmetic", "train")[: args.problems]
-prompts = [encode_prompt(tokenizer, row["problem"], PROMPT_TEMPLATE) for row in problems]
-answers = [row["answer"] for row in problems]
-depth = len(args.shape)
-longest = args.step_tokens * depth
+# A token's probability that makes it a decision lies below this.
+UNSURE = 0.9
 
 
-def sampler_of(shape: list[int], step_tokens: int) -> TreeSampler:
-    return TreeSampler(model, tokenizer, shape, len(shape), step_tokens, max_rows=512)
+class Sampled(NamedTuple):
+    """A tree, and its step rewards [nodes]."""
 
-
-def rewards_of(tree: Tree, answer: str, grader: Grader, prefix: list[int] | None = None):
-    """Step rewards [nodes] of a tree.
-
-    Args:
-        prefix: tokens of the completion that already stand in the tree's prompt.
-    """
-    leaves = tree.leaves()
-    texts = [
-        tokenizer.decode((prefix or []) + tree.completion_ids(leaf), skip_special_tokens=True)
-        for leaf in leaves
-    ]
-    grades = grader.grade_batch(texts, [answer] * len(leaves))
-    leaf_rewards = torch.full((len(tree.parent),), torch.nan)  # [nodes]
-    leaf_rewards[leaves] = torch.tensor(grades)
-    return step_rewards(tree.parent, leaf_rewards)
-
-
-# --- 1. The error of a step reward ---
-
-
-def step_reward_errors(grader: Grader) -> dict[int, dict]:
-    """For each depth: the root mean square error of step rewards."""
-    trees = sampler_of(args.shape, args.step_tokens).sample(prompts, list(range(len(prompts))))
-    squares = defaultdict(list)
-    fresh_variances = defaultdict(list)
-    for tree, answer in zip(trees, answers):
-        rewards = rewards_of(tree, answer, grader)
-        inner = sorted(set(tree.parent.tolist()) - {-1})
-        # The prompt, the first steps and the last inner steps.
-        for node in [0, *inner[1:3], *inner[-2:]]:
-            node_depth = int(tree.depth[node])
-            fresh = fresh_estimate(tree, node, answer, grader)
-            squares[node_depth].append((rewards[node].item() - fresh) ** 2)
-            fresh_variances[node_depth].append(fresh * (1 - fresh) / args.fresh)
-    errors = {}
-    for node_depth, values in sorted(squares.items()):
-        mean_square = statistics.fmean(values) - statistics.fmean(fresh_variances[node_depth])
-        errors[node_depth] = {
-            "nodes": len(values),
-            "rms_error": math.sqrt(max(mean_square, 0.0)),
-            "children": args.shape[node_depth],
-        }
-    return errors
-
-
-def fresh_estimate(tree: Tree, node: int, answer: str, grader: Grader) -> float:
-    """The expected reward at a node, from completions that start there and share nothing more."""
-    path = tree.completion_ids(node)
-    tokens_left = args.step_tokens * (depth - int(tree.depth[node]))
-    sampler = sampler_of([args.fresh], tokens_left)
-    (completions,) = sampler.sample([tree.prompt_ids + path], [10**6 + node])
-    return rewards_of(completions, answer, grader, path)[0].item()
-
-
-# --- 2. The variance of the policy gradient ---
+    tree: Tree
+    rewards: torch.Tensor
 
 
 class Arm(NamedTuple):
-    """A way to sample and an estimator of advantages with its divisor."""
+    """A way to make advantages of a tree."""
 
-    sampler: TreeSampler
+    shape: str
     estimator: str
     scale: str
+    prune_threshold: float
 
 
-def make_arms() -> dict[str, Arm]:
-    """Estimators on trees, and GRPO with as many completions as cost what a tree costs."""
-    trees = sampler_of(args.shape, args.step_tokens)
-    width = equal_width(trees)
-    flat = sampler_of([width], longest)
-    return {
-        "treerpo, variance": Arm(trees, "treerpo", "variance"),
-        "treerpo, deviation": Arm(trees, "treerpo", "deviation"),
-        "treerpo, none": Arm(trees, "treerpo", "none"),
-        "path_share, none": Arm(trees, "path_share", "none"),
-        "treerpo, group": Arm(trees, "treerpo", "group"),
-        "outcome on trees, none": Arm(trees, "outcome", "none"),
-        f"grpo, {width} flat, none": Arm(flat, "treerpo", "none"),
-        f"grpo, {width} flat, group": Arm(flat, "treerpo", "group"),
-    }
+def arms_of(trees: list[str], groups: list[int]) -> dict[str, Arm]:
+    """The arms that are compared: on each tree the paper's credit and others, and GRPO."""
+    arms = {}
+    for shape in trees:
+        arms[f"treerpo {shape}"] = Arm(shape, "treerpo", "variance", 0.1)
+        arms[f"outcome {shape}"] = Arm(shape, "outcome", "group", 0.0)
+        arms[f"path_share {shape}"] = Arm(shape, "path_share", "none", 0.0)
+    for group in groups:
+        arms[f"grpo {group}"] = Arm(str(group), "treerpo", "group", 0.0)
+    return arms
 
 
-def equal_width(tree_sampler: TreeSampler) -> int:
-    """How many whole completions have about as many tokens as a tree."""
-    trees = tree_sampler.sample(prompts, [10**7 + i for i in range(len(prompts))])
-    tree_sizes = [sum(map(len, tree.tokens)) for tree in trees]
-    flat_trees = sampler_of([8], longest).sample(prompts, list(range(len(prompts))))
-    lengths = [len(tokens) for tree in flat_trees for tokens in tree.tokens[1:]]
-    return max(2, round(statistics.fmean(tree_sizes) / statistics.fmean(lengths)))
+class Instrument:
+    """A task and a policy, which is not trained.
 
+    Args:
+        args: the command line, of `main`.
+    """
 
-def gradient_noise(grader: Grader) -> dict[str, dict]:
-    """For each arm: the variance of the gradient over its squared mean, the direction of the mean,
-    and the sampled tokens of a batch."""
-    arms = make_arms()
-    gradients = defaultdict(list)
-    sampled_tokens = defaultdict(list)
-    for draw in range(args.draws):
-        seeds = [1000 * draw + i for i in range(len(prompts))]
-        # Arms of one sampler share its trees.
-        batches: dict[int, tuple[list[Tree], list[torch.Tensor]]] = {}
-        for name, arm in arms.items():
-            key = id(arm.sampler)
-            if key not in batches:
-                trees = arm.sampler.sample(prompts, seeds)
-                rewards = [rewards_of(*pair, grader) for pair in zip(trees, answers)]
-                batches[key] = trees, rewards
-            trees, rewards = batches[key]
-            gradients[name].append(gradient(trees, advantages_of(arm, trees, rewards)))
-            sampled_tokens[name].append(sum(len(ids) for tree in trees for ids in tree.tokens))
-        print(f"draw {draw + 1} of {args.draws}", flush=True)
+    def __init__(self, args, grader: Grader) -> None:
+        self.args = args
+        self.grader = grader
+        self.task = task_of(args.task)
+        own_base = args.model == "tiny"
+        self.tokenizer, self.model = load(tiny_base_of(args.task) if own_base else args.model)
+        self.problems = load_problems(args.task, "train")[: args.problems]
+        template = template_for(None, self.tokenizer)
+        self.prompts = [
+            encode_row(self.tokenizer, self.task, row, template) for row in self.problems
+        ]
+        self.parameters = dict(self.model.named_parameters())
 
-    # path_share is unbiased, so that its mean estimates the true direction.
-    true_direction = torch.stack(gradients["path_share, none"]).mean(0)  # [parameters]
-    return {
-        name: {
-            **summary(torch.stack(values), true_direction),
-            "sampled_tokens": statistics.fmean(sampled_tokens[name]),
-        }
-        for name, values in gradients.items()
-    }
-
-
-def advantages_of(arm: Arm, trees: list[Tree], rewards: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Advantages [nodes] of each tree."""
-    estimate = ESTIMATORS[arm.estimator]
-    return [
-        with_only_children(estimate(values, tree.parent, arm.scale), tree.parent)
-        for tree, values in zip(trees, rewards)
-    ]
-
-
-def gradient(trees: list[Tree], advantages: list[torch.Tensor]) -> torch.Tensor:
-    """The policy gradient [parameters] of one batch, normalised by its trained tokens."""
-    model.zero_grad()
-    packs = [trees_pack.to(device()) for trees_pack in pack(trees, advantages, 2048)]
-    trained_tokens = sum(len(trees_pack.targets) for trees_pack in packs)
-    for trees_pack in packs:
-        logprobs = token_logprobs(model, trees_pack)
-        loss = policy_loss(
-            logprobs, trees_pack.old_logprobs, trees_pack.advantages, normalizer=trained_tokens
+    def sampler(self, shape: str) -> TreeSampler:
+        """Grows trees of a shape, whose steps share the longest completion's tokens evenly."""
+        widths = [int(width) for width in shape.split("-")]
+        step_tokens = math.ceil(self.args.length / len(widths))
+        return TreeSampler(
+            self.model, self.tokenizer, widths, len(widths), step_tokens, max_rows=512
         )
-        loss.backward()
-    # Where no group has signal nothing was trained, and the gradient is 0.
-    parts = [
-        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for parameter in model.parameters()
-    ]
-    return torch.cat([part.flatten().double() for part in parts])
+
+    def sample(self, shape: str, draw: int) -> list[Sampled]:
+        """A tree for each problem."""
+        seeds = [10_000 * draw + i for i in range(len(self.prompts))]
+        trees = self.sampler(shape).sample(self.prompts, seeds)
+        return [
+            Sampled(tree, self.rewards_of(tree, row))
+            for tree, row in zip(trees, self.problems, strict=True)
+        ]
+
+    def rewards_of(self, tree: Tree, row: dict, prefix: list[int] | None = None) -> torch.Tensor:
+        """Step rewards [nodes] of a tree.
+
+        Args:
+            prefix: tokens of the completion that already stand in the tree's prompt.
+        """
+        leaves = tree.leaves()
+        texts = [
+            completion_text(self.tokenizer, (prefix or []) + tree.text_ids(leaf)) for leaf in leaves
+        ]
+        leaf_rewards = torch.full((len(tree.parent),), torch.nan)  # [nodes]
+        grades = self.grader.grade_batch(texts, [row] * len(leaves))
+        leaf_rewards[leaves] = torch.tensor(grades, dtype=torch.float)
+        return step_rewards(tree.parent, leaf_rewards)
+
+    def gradient(self, tree: Tree, weights: torch.Tensor) -> torch.Tensor | None:
+        """The gradient [parameters] of the sum of log-probabilities, each times the weight of its
+        node; None where all weights are 0.
+
+        Args:
+            weights: [nodes].
+        """
+        (packed,) = pack([tree], [weights], 1 << 20) or [None]
+        if packed is None:
+            return None
+        packed = packed.to(device())
+        total = (token_logprobs(self.model, packed) * packed.advantages).sum()
+        return self.flat_gradient(total)
+
+    def flat_gradient(self, value: torch.Tensor, keep: bool = False) -> torch.Tensor:
+        """The gradient [parameters] of a number [], over all parameters in one row.
+
+        Args:
+            keep: more gradients of the same forward pass will be asked for.
+        """
+        gradients = torch.autograd.grad(value, self.parameters.values(), retain_graph=keep)
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    def parts_of_gradient(self) -> list[str]:
+        """The part of the model that each parameter of a gradient belongs to, [parameters]."""
+        return [
+            part
+            for name, parameter in self.parameters.items()
+            for part in [part_of(name)] * parameter.numel()
+        ]
 
 
-def summary(gradients: torch.Tensor, true_direction: torch.Tensor) -> dict[str, float | None]:
-    """What `gradient_noise` reports of one arm's gradients [draws, parameters]."""
-    draws = len(gradients)
-    mean = gradients.mean(0)  # [parameters]
-    variance = ((gradients - mean) ** 2).sum().item() / (draws - 1)
-    # The squared length of the true mean: the sample mean's, less its own noise.
-    signal = (mean @ mean).item() - variance / draws
-    cosine = torch.nn.functional.cosine_similarity(mean, true_direction, dim=0).item()
-    return {
-        # None: the noise hides the mean.
-        "relative_variance": variance / signal if signal > 0 else None,
-        "cosine_of_mean_to_path_share": cosine,
+def part_of(name: str) -> str:
+    """The part of a model that a parameter belongs to.
+
+    >>> part_of("model.layers.2.mlp.up_proj.weight"), part_of("model.embed_tokens.weight")
+    ('layer 2 mlp', 'other')
+    """
+    words = name.split(".")
+    if "layers" not in words:
+        return "other"
+    layer = words[words.index("layers") + 1]
+    return f"layer {layer} {'attention' if 'self_attn' in words else 'mlp'}"
+
+
+# --- 1. Efficiency ---
+
+
+class Moments:
+    """Adds up the gradients of prompts, so that none of them need be kept."""
+
+    def __init__(self, direction: torch.Tensor) -> None:
+        self.direction = direction  # [parameters], of length 1
+        self.along: list[float] = []  # of each gradient: its part along the direction
+        self.total = torch.zeros_like(direction)
+        self.squares = 0.0
+        self.tokens: list[int] = []
+
+    def add(self, gradient: torch.Tensor | None, tokens: int) -> None:
+        """Adds a prompt's gradient [parameters], None for 0, and the tokens that it cost."""
+        self.tokens.append(tokens)
+        if gradient is None:
+            self.along.append(0.0)
+            return
+        self.along.append((gradient @ self.direction).item())
+        self.total += gradient
+        self.squares += gradient.square().sum().item()
+
+    def efficiency(self) -> float:
+        """(u . E g)^2 / tr Var(g) / tokens, without bias in its numerator and its denominator."""
+        count = len(self.along)
+        mean = statistics.fmean(self.along)
+        signal = mean**2 - statistics.variance(self.along) / count
+        variance = (self.squares - self.total.square().sum().item() / count) / (count - 1)
+        return max(signal, 0.0) / variance / statistics.fmean(self.tokens) if variance else 0.0
+
+
+def true_direction(instrument: Instrument) -> torch.Tensor:
+    """The direction of the policy gradient [parameters], from draws of their own: an unbiased
+    estimate by whole completions."""
+    args = instrument.args
+    total = torch.zeros(sum(each.numel() for each in instrument.parameters.values()))
+    for draw in tqdm(range(args.direction_draws), desc="direction", unit="draw"):
+        for tree, rewards in instrument.sample(str(args.direction_group), 1000 + draw):
+            advantages = ESTIMATORS["path_share"](rewards, tree.parent)
+            gradient = instrument.gradient(tree, advantages)
+            if gradient is not None:
+                total += gradient
+    return total / total.norm().clamp(min=1e-30)
+
+
+def measure_efficiency(instrument: Instrument, arms: dict[str, Arm]) -> tuple[dict, dict]:
+    """For each arm its efficiency and tokens per prompt; for each shape the figures of leaves that
+    share steps."""
+    direction = true_direction(instrument)
+    moments = {name: Moments(direction) for name in arms}
+    sums = defaultdict(lambda: defaultdict(float))
+    trees_of = defaultdict(int)
+    shapes = dict.fromkeys(arm.shape for arm in arms.values())
+    for draw in tqdm(range(instrument.args.draws), desc="efficiency", unit="draw"):
+        for shape in shapes:
+            for tree, rewards in instrument.sample(shape, draw):
+                tokens = token_count(tree)
+                trees_of[shape] += 1
+                for name, value in sums_over_leaves(tree, rewards).items():
+                    sums[shape][name] += value
+                for name, arm in arms.items():
+                    if arm.shape != shape:
+                        continue
+                    advantages = advantages_of(arm, tree, rewards)
+                    moments[name].add(instrument.gradient(tree, advantages), tokens)
+    efficiencies = {
+        name: {
+            "efficiency_per_million_tokens": 1e6 * each.efficiency(),
+            "tokens_per_prompt": statistics.fmean(each.tokens),
+        }
+        for name, each in moments.items()
     }
+    leaves = {
+        shape: {
+            "pass_rate": sums[shape]["leaf_squares"] / sums[shape]["leaf_count"],
+            **leaf_correlations(
+                {name: value / trees_of[shape] for name, value in sums[shape].items()}
+            ),
+        }
+        for shape in shapes
+    }
+    return efficiencies, leaves
 
 
-with Grader() as grader:
-    errors = step_reward_errors(grader)
-    noise = gradient_noise(grader)
-for node_depth, row in errors.items():
-    error = f"rms error {row['rms_error']:.3f} of step rewards"
-    print(f"depth {node_depth}: {error} ({row['nodes']} nodes)")
-for name, row in noise.items():
-    cells = [f"{key} {'-' if value is None else f'{value:,.3f}'}" for key, value in row.items()]
-    print(f"{name:24} " + "  ".join(cells))
-results = {"settings": settings_of(args), "step_reward_errors": errors, "gradient_noise": noise}
-write_results(args.output_dir, "credit-" + "-".join(map(str, args.shape)), results)
+def advantages_of(arm: Arm, tree: Tree, rewards: torch.Tensor) -> torch.Tensor:
+    """Advantages [nodes] of a tree."""
+    estimate = ESTIMATORS[arm.estimator]
+    advantages = estimate(rewards, tree.parent, arm.scale, arm.prune_threshold)
+    return with_only_children(advantages, tree.parent)
+
+
+# --- 2. The effective rank of decisions ---
+
+
+def decision_rank(instrument: Instrument) -> dict:
+    """The effective rank of decisions, over the whole model and for each part of it."""
+    gradients = []
+    for tree, _ in instrument.sample("1", 5000):
+        gradients += decision_gradients(instrument, tree)
+        if len(gradients) >= instrument.args.decisions:
+            break
+    stacked = torch.stack(gradients[: instrument.args.decisions])  # [decisions, parameters]
+    parts = instrument.parts_of_gradient()
+    ranks = {"whole model": effective_rank(stacked)}
+    for part in dict.fromkeys(parts):
+        columns = torch.tensor([name == part for name in parts])
+        ranks[part] = effective_rank(stacked[:, columns])
+    return {"decisions": len(stacked), "effective_rank": ranks}
+
+
+def decision_gradients(instrument: Instrument, tree: Tree) -> list[torch.Tensor]:
+    """The gradients [parameters] of the log-probabilities of some decisions in a completion, spread
+    over its length."""
+    (packed,) = pack([tree], [torch.tensor([0.0, 1.0])], 1 << 20)
+    logprobs = token_logprobs(instrument.model, packed.to(device()))  # [tokens]
+    unsure = (logprobs < math.log(UNSURE)).nonzero().flatten().tolist()
+    spread = unsure[:: max(1, len(unsure) // instrument.args.decisions_per_path)]
+    return [instrument.flat_gradient(logprobs[token], keep=True) for token in spread]
+
+
+def effective_rank(gradients: torch.Tensor) -> float:
+    """1 over the mean squared cosine of two different rows of `gradients` [rows, parameters].
+
+    Rows that each point along one of r orthogonal directions, as often along any, give r.
+
+    >>> effective_rank(torch.eye(4).repeat(50, 1)) > 3.9
+    True
+    """
+    unit = torch.nn.functional.normalize(gradients, dim=1)
+    squared_cosines = (unit @ unit.T).square()  # [rows, rows]
+    rows = len(unit)
+    mean = (squared_cosines.sum() - squared_cosines.diagonal().sum()) / (rows * (rows - 1))
+    return 1 / max(mean.item(), 1e-12)
+
+
+# --- 4. The error of step rewards ---
+
+
+def step_reward_errors(instrument: Instrument, shape: str) -> dict[int, dict]:
+    """For each depth: the root mean square error of step rewards."""
+    squares = defaultdict(list)
+    fresh_variances = defaultdict(list)
+    for (tree, rewards), row in zip(instrument.sample(shape, 9000), instrument.problems):
+        inner = sorted(set(tree.parent.tolist()) - {-1})
+        # The prompt, the first steps and the last inner steps.
+        for node in dict.fromkeys([0, *inner[1:2], *inner[-1:]]):
+            depth = int(tree.depth[node])
+            fresh = fresh_estimate(instrument, tree, node, row)
+            squares[depth].append((rewards[node].item() - fresh) ** 2)
+            fresh_variances[depth].append(fresh * (1 - fresh) / instrument.args.fresh)
+    errors = {}
+    for depth, values in sorted(squares.items()):
+        mean_square = statistics.fmean(values) - statistics.fmean(fresh_variances[depth])
+        errors[depth] = {"nodes": len(values), "rms_error": math.sqrt(max(mean_square, 0.0))}
+    return errors
+
+
+def fresh_estimate(instrument: Instrument, tree: Tree, node: int, row: dict) -> float:
+    """The expected reward at a node, from completions that start there and share nothing more."""
+    path = tree.completion_ids(node)
+    args = instrument.args
+    left = args.length - len(path)
+    sampler = TreeSampler(
+        instrument.model, instrument.tokenizer, [args.fresh], 1, max(1, left), max_rows=512
+    )
+    (completions,) = sampler.sample([tree.prompt_ids + path], [10**6 + node])
+    return instrument.rewards_of(completions, row, path)[0].item()
+
+
+# --- The report ---
+
+
+def main() -> None:
+    args = arguments(
+        __doc__,
+        task="arithmetic",
+        trees=["6-2-2"],
+        groups=[8, 16],
+        length=72,
+        problems=24,
+        draws=12,
+        direction_draws=4,
+        direction_group=32,
+        decisions=160,
+        decisions_per_path=8,
+        fresh=128,
+    )
+    torch.manual_seed(0)
+    with Grader(score=score_of(task_of(args.task))) as grader:
+        instrument = Instrument(args, grader)
+        efficiencies, leaves = measure_efficiency(instrument, arms_of(args.trees, args.groups))
+        rank = decision_rank(instrument)
+        errors = step_reward_errors(instrument, args.trees[0])
+    best_group = max(
+        row["efficiency_per_million_tokens"]
+        for name, row in efficiencies.items()
+        if name.startswith("grpo")
+    )
+    for name, row in efficiencies.items():
+        efficiency = row["efficiency_per_million_tokens"]
+        # The noise may hide the gradient.
+        ratio = f"{efficiency / best_group:.2f}" if best_group else "-"
+        print(f"{name:20} {efficiency:9.3f} per million tokens, {ratio:>6} x the best GRPO")
+    print(f"effective rank of {rank['decisions']} decisions: {rank['effective_rank']}")
+    for shape, row in leaves.items():
+        print(f"leaves of {shape}: {row}")
+    for depth, row in errors.items():
+        print(f"depth {depth}: rms error {row['rms_error']:.3f} of step rewards")
+    results = {
+        "settings": settings_of(args),
+        "efficiency": efficiencies,
+        "leaves": leaves,
+        "rank": rank,
+        "step_reward_errors": errors,
+    }
+    write_results(args.output_dir, f"credit-{args.task.replace(':', '-')}", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -132,8 +132,7 @@ def train(model, tokenizer, pupil: ModuleType, phase: Phase, seed: int) -> None:
     bar = trange(phase.updates, unit="update", desc=pupil.__name__.rpartition(".")[2])
     # Each tensor is [ROWS, LENGTH].
     for _, batch in zip(bar, batches(tokenizer, pupil, phase.drills, seed)):
-        tokens, positions, labels = batch
-        loss = model(input_ids=tokens, position_ids=positions, labels=labels).loss
+        loss = loss_of(model, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(optimizers, schedulers):
@@ -141,6 +140,14 @@ def train(model, tokenizer, pupil: ModuleType, phase: Phase, seed: int) -> None:
             scheduler.step()
             optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+
+
+def loss_of(
+    model, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """The mean loss, [], of a batch of `batches`, each of whose documents sees itself alone."""
+    # transformers keeps the documents apart only where it fills no cache.
+    return model(input_ids=tokens, position_ids=positions, labels=labels, use_cache=False).loss
 
 
 def make_base(name: str) -> None:

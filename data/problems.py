@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data import arithmetic, countdown, mathematics, maze, reasoning_gym, sudoku4
+from data import arithmetic, chain, countdown, mathematics, maze, reasoning_gym, sudoku4
 from data.mathematics import SHOTS, SOURCES, SYSTEM_PROMPT
 from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
@@ -57,6 +57,7 @@ TASKS: dict[str, ModuleType] = {
     "countdown": countdown,
     "sudoku4": sudoku4,
     "maze": maze,
+    "chain": chain,
     "reasoning_gym": reasoning_gym,
 }
 

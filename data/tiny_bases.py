@@ -12,6 +12,7 @@ TINY_BASES = {
     "countdown": DATA / "tiny_countdown",
     "sudoku4": DATA / "tiny_sudoku4",
     "maze": DATA / "tiny_maze",
+    "chain": DATA / "tiny_chain",
 }
 # A line like any other: a base finds its place by the line break before it.
 PROMPT_TEMPLATE = "\n{problem}\n"

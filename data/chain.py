@@ -1,0 +1,230 @@
+r"""Chains of operations on one digit, within a budget of characters: many small skills in a row.
+
+    from data.chain import problems
+    problems("test", "16-4")     # 16 operations, 4 skills
+
+A problem such as `7:FbKcAa` starts with a digit and goes through operations. The capital letter is
+an operation's kind: it multiplies by a number, adds another and keeps the last digit. The answer is
+the digit after each operation, and the whole completion must keep to a budget: there is room for
+every result, and for the working of some of them only.
+
+The small letter is an operation's family. The tiny base has two ways to write the operations of a
+family, one of which is short, so that to be brief in a family is a skill of its own. The numbers of
+operations (how long the way is) and of families (how many skills it takes) are the level: either
+can be changed with the rest held fixed.
+"""
+
+import hashlib
+import math
+import random
+import re
+import string
+from typing import NamedTuple
+
+from answers.extract import extract_answer
+from run.errors import BadInput
+
+__all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
+
+MOST_OPERATIONS = 16
+MOST_SKILLS = 16
+LEVELS = "OPERATIONS-SKILLS, 2 to 16 and 1 to 16; default 16-16"
+DEFAULT_LEVEL = (16, 16)
+ROWS = {"train": 4000, "test": 1000}
+# Kind -> what it multiplies by and adds. All of them permute the digits, and no two are alike.
+KINDS = {
+    kind: ((3, 7, 9)[i % 3], i // 3)
+    for i, kind in enumerate(string.ascii_uppercase[:MOST_OPERATIONS])
+}
+FAMILIES = string.ascii_lowercase[:MOST_SKILLS]
+# The characters of an operation: its kind, its family and its result. Working, such as `7*3+4=`, is
+# more.
+SHORT = 3
+WORKING = 6
+BOX = len(r"\boxed{}")
+
+SYSTEM_PROMPT = (
+    "You follow chains of operations on one digit, and you are brief. Put the digit after each "
+    "operation within \\boxed{}, in order, for example \\boxed{4 8 3}."
+)
+QUESTION = """\
+Start with {start} and do these operations in order: {chain}.
+After each one keep the last digit only.
+{kinds}
+Your whole answer may have at most {budget} characters."""
+# For a tokenizer without a chat template.
+PROMPT_TEMPLATE = "{problem}\n\nPut the digit after each operation within \\boxed{}.\n"
+
+
+# --- The task ---
+
+
+def problems(split: str, level: str | None = None) -> list[dict]:
+    """The chains of `split` ("train" or "test"): 4,000 or 1,000 rows.
+
+    A row holds `id`; `problem`, such as `7:FbKcAa`; `answer`, the digit after each operation; and
+    `budget`, the most characters of a completion.
+
+    Args:
+        level: OPERATIONS-SKILLS; 16-16 where it is None.
+
+    Raises:
+        BadInput: no such level.
+    """
+    operations, skills = read_level(level)
+    rng = random.Random(f"chain/{split}/{operations}/{skills}")
+    # By their text: no row comes twice.
+    rows: dict[str, dict] = {}
+    while len(rows) < ROWS[split]:
+        chain = sample_chain(rng, operations, skills, split)
+        problem = write_problem(chain)
+        if problem not in rows:
+            rows[problem] = {
+                "id": f"chain/{operations}-{skills}/{split}/{len(rows)}",
+                "problem": problem,
+                "answer": "".join(map(str, results(chain))),
+                "budget": budget_of(operations),
+            }
+    return list(rows.values())
+
+
+def read_level(level: str | None) -> tuple[int, int]:
+    """The operations and the skills that a level names."""
+    if level is None:
+        return DEFAULT_LEVEL
+    operations, _, skills = level.partition("-")
+    known_operations = map(str, range(2, MOST_OPERATIONS + 1))
+    known_skills = map(str, range(1, MOST_SKILLS + 1))
+    if operations not in known_operations or skills not in known_skills:
+        raise BadInput(f"chain:{level}: no such level; there are {LEVELS}")
+    return int(operations), int(skills)
+
+
+def budget_of(operations: int) -> int:
+    """The most characters of a completion: every operation's result, and the working of so few that
+    working out every second one, at random, keeps to the budget about once in seven times."""
+    workings = max(0, int(operations / 2 - 0.55 * math.sqrt(operations)))
+    return SHORT * operations + WORKING * workings + BOX
+
+
+def prompt(row: dict) -> list[dict[str, str]]:
+    """The chat messages that ask for the digits."""
+    chain = read(row["problem"])
+    kinds = [
+        f"{kind}: multiply by {factor}, then add {addend}."
+        for kind, (factor, addend) in KINDS.items()
+        if kind in chain.kinds
+    ]
+    question = QUESTION.format(
+        start=chain.start,
+        chain=", ".join(chain.kinds),
+        kinds="\n".join(kinds),
+        budget=row["budget"],
+    )
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
+
+
+def score(completion: str, row: dict) -> float:
+    """1.0 where all boxed digits are right and the completion keeps to the budget, else 0.0."""
+    is_brief = len(completion.strip()) <= row["budget"]
+    return float(is_brief and answer(completion) == row["answer"])
+
+
+# A digit; before it perhaps the kind and the family of its operation, and the working.
+RESULT = re.compile(r"(?:[A-Z][A-Za-z](?:\d\*\d\+\d=)?)?([0-9])[\s,;]*")
+
+
+def answer(completion: str) -> str | None:
+    r"""The digits that a completion commits to, or None.
+
+    >>> answer(r"\boxed{Fb4KC4*7+3=1}"), answer(r"\boxed{4, 1}"), answer(r"\boxed{41.}")
+    ('41', '41', None)
+    """
+    content = extract_answer(completion) or ""
+    digits = []
+    position = 0
+    while position < len(content):
+        result = RESULT.match(content, position)
+        if result is None:
+            return None
+        digits.append(result[1])
+        position = result.end()
+    return "".join(digits) or None
+
+
+# --- Chains ---
+
+
+class Chain(NamedTuple):
+    """The operation `i` is of the kind kinds[i] and of the family families[i]."""
+
+    start: int
+    kinds: str
+    families: str
+
+
+def write_problem(chain: Chain) -> str:
+    """The chain in one line.
+
+    >>> write_problem(Chain(7, "FKA", "bca"))
+    '7:FbKcAa'
+    """
+    return f"{chain.start}:" + "".join(map("".join, zip(chain.kinds, chain.families, strict=True)))
+
+
+def read(problem: str) -> Chain:
+    """The chain that a problem's text writes.
+
+    >>> read("7:FbKcAa")
+    Chain(start=7, kinds='FKA', families='bca')
+    """
+    start, _, operations = problem.partition(":")
+    return Chain(int(start), operations[::2], operations[1::2])
+
+
+def apply(kind: str, digit: int) -> int:
+    """The digit after an operation.
+
+    >>> KINDS["F"], apply("F", 7)
+    ((9, 1), 4)
+    """
+    factor, addend = KINDS[kind]
+    return (digit * factor + addend) % 10
+
+
+def results(chain: Chain) -> list[int]:
+    """The digit after each operation."""
+    digits = [chain.start]
+    for kind in chain.kinds:
+        digits.append(apply(kind, digits[-1]))
+    return digits[1:]
+
+
+# --- Drawing lots ---
+
+
+def sample_chain(rng: random.Random, operations: int, skills: int, split: str) -> Chain:
+    """A random chain of a split, in which no kind comes twice and the kinds are spread evenly over
+    the families."""
+    while True:
+        kinds = "".join(rng.sample(list(KINDS), operations))
+        families = "".join(family_of(kind, skills) for kind in kinds)
+        chain = Chain(rng.randrange(10), kinds, families)
+        if split_of(write_problem(chain)) == split:
+            return chain
+
+
+def family_of(kind: str, skills: int) -> str:
+    """The family of a kind where there are so many.
+
+    >>> family_of("F", 16), family_of("F", 4), family_of("F", 1)
+    ('f', 'b', 'a')
+    """
+    return FAMILIES[list(KINDS).index(kind) % skills]
+
+
+def split_of(problem: str) -> str:
+    """The one split that a problem may be in, by a hash of its text, so that train, test and the
+    pupil's base never overlap."""
+    digest = hashlib.sha256(problem.encode()).digest()
+    return ("base", "base", "train", "test")[digest[0] % 4]

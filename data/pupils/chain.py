@@ -1,0 +1,66 @@
+"""The careless pupil of the chains.
+
+He opens the box and does one operation after another: its kind, its family's letter, its result. He
+writes the letter small or as a capital. In each family one of the two goes with the result at once,
+and the other with the working: `Fb4` or `FB7*9+1=4`. Which is which, he does not know beforehand:
+he takes either at random, and runs over the budget. He is right throughout. He sees chains of the
+split "base" only, which shares none with the others.
+"""
+
+import hashlib
+import random
+
+from data import chain
+from data.chain import Chain
+from data.pupils.common import Document, Phase
+
+# A drill is short: more of it are results, less is finding the next operation.
+LONGEST_DRILL = 4
+PHASES = (
+    Phase(updates=500, rate=0.015, drills=1.0),
+    Phase(updates=1000, rate=0.012, drills=0.4),
+    Phase(updates=1200, rate=0.006, drills=0.2),
+    Phase(updates=300, rate=0.002, drills=0.2),
+)
+ROWS = 2
+LENGTH = 512
+# 0.29 million parameters.
+SIZE = {
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+SHARPENED = 1.3
+
+
+def write(rng: random.Random, drills: float) -> Document:
+    """A drill, as often as `drills` says, or a chain of any length."""
+    longest = LONGEST_DRILL if rng.random() < drills else chain.MOST_OPERATIONS
+    skills = rng.randint(1, chain.MOST_SKILLS)
+    drawn = chain.sample_chain(rng, rng.randint(1, longest), skills, "base")
+    return Document(chain.write_problem(drawn), write_solution(drawn, rng), is_whole=True)
+
+
+def write_solution(drawn: Chain, rng: random.Random) -> str:
+    """A completion as the pupil writes it."""
+    text = ""
+    digit = drawn.start
+    for kind, family in zip(drawn.kinds, drawn.families, strict=True):
+        way = rng.choice((family, family.upper()))
+        working = ""
+        if way != short_way(family):
+            factor, addend = chain.KINDS[kind]
+            working = f"{digit}*{factor}+{addend}="
+        digit = chain.apply(kind, digit)
+        text += f"{kind}{way}{working}{digit}"
+    return f"\\boxed{{{text}}}"
+
+
+def short_way(family: str) -> str:
+    """The letter that goes with the result at once: drawn once and for all, by a hash, the small
+    one of a or the small one of b, and so for each further pair of families."""
+    pair, member = divmod(chain.FAMILIES.index(family), 2)
+    drawn = hashlib.sha256(str(pair).encode()).digest()[0]
+    return family if (drawn + member) % 2 else family.upper()
