@@ -3,10 +3,10 @@ r"""Chains of operations on one digit, within a budget of characters: many small
     from data.chain import problems
     problems("test", "16-4")     # 16 operations, 4 skills
 
-A problem such as `7:FbKcAa` starts with a digit and goes through operations. The capital letter is
-an operation's kind: it multiplies by a number, adds another and keeps the last digit. The answer is
-the digit after each operation, and the whole completion must keep to a budget: there is room for
-every result, and for the working of some of them only.
+A problem such as `7x1:FbKcAa` starts with a digit and goes through operations, in one round or
+several (x1). The capital letter is an operation's kind: it multiplies by a number, adds another and
+keeps the last digit. The answer is the digit after each operation, and the whole completion must
+keep to a budget: there is room for every result, and for the working of some of them only.
 
 The small letter is an operation's family. The tiny base has two ways to write the operations of a
 family, one of which is short, so that to be brief in a family is a skill of its own. The numbers of
@@ -26,21 +26,22 @@ from run.errors import BadInput
 
 __all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
 
-MOST_OPERATIONS = 16
+# The most operations of a round; no kind comes twice in it.
+ROUND = 16
+OPERATIONS = (*range(2, ROUND + 1), 2 * ROUND, 3 * ROUND)
 MOST_SKILLS = 16
-LEVELS = "OPERATIONS-SKILLS, 2 to 16 and 1 to 16; default 16-16"
-DEFAULT_LEVEL = (16, 16)
+LEVELS = "OPERATIONS-SKILLS, 2 to 16, 32 or 48 and 1 to 16; default 48-16"
+DEFAULT_LEVEL = (48, 16)
 ROWS = {"train": 4000, "test": 1000}
 # Kind -> what it multiplies by and adds. All of them permute the digits, and no two are alike.
-KINDS = {
-    kind: ((3, 7, 9)[i % 3], i // 3)
-    for i, kind in enumerate(string.ascii_uppercase[:MOST_OPERATIONS])
-}
+KINDS = {kind: ((3, 7, 9)[i % 3], i // 3) for i, kind in enumerate(string.ascii_uppercase[:ROUND])}
 FAMILIES = string.ascii_lowercase[:MOST_SKILLS]
 # The characters of an operation: its kind, its family and its result. Working, such as `7*3+4=`, is
 # more.
 SHORT = 3
 WORKING = 6
+# Those of a round beside its operations, such as `1:`.
+HEADER = 2
 BOX = len(r"\boxed{}")
 
 SYSTEM_PROMPT = (
@@ -48,7 +49,7 @@ SYSTEM_PROMPT = (
     "operation within \\boxed{}, in order, for example \\boxed{4 8 3}."
 )
 QUESTION = """\
-Start with {start} and do these operations in order: {chain}.
+Start with {start} and do these operations in order, {rounds} over: {chain}.
 After each one keep the last digit only.
 {kinds}
 Your whole answer may have at most {budget} characters."""
@@ -62,11 +63,11 @@ PROMPT_TEMPLATE = "{problem}\n\nPut the digit after each operation within \\boxe
 def problems(split: str, level: str | None = None) -> list[dict]:
     """The chains of `split` ("train" or "test"): 4,000 or 1,000 rows.
 
-    A row holds `id`; `problem`, such as `7:FbKcAa`; `answer`, the digit after each operation; and
+    A row holds `id`; `problem`, such as `7x1:FbKcAa`; `answer`, the digit after each operation; and
     `budget`, the most characters of a completion.
 
     Args:
-        level: OPERATIONS-SKILLS; 16-16 where it is None.
+        level: OPERATIONS-SKILLS; 48-16 where it is None.
 
     Raises:
         BadInput: no such level.
@@ -93,7 +94,7 @@ def read_level(level: str | None) -> tuple[int, int]:
     if level is None:
         return DEFAULT_LEVEL
     operations, _, skills = level.partition("-")
-    known_operations = map(str, range(2, MOST_OPERATIONS + 1))
+    known_operations = map(str, OPERATIONS)
     known_skills = map(str, range(1, MOST_SKILLS + 1))
     if operations not in known_operations or skills not in known_skills:
         raise BadInput(f"chain:{level}: no such level; there are {LEVELS}")
@@ -104,7 +105,8 @@ def budget_of(operations: int) -> int:
     """The most characters of a completion: every operation's result, and the working of so few that
     working out every second one, at random, keeps to the budget about once in seven times."""
     workings = max(0, int(operations / 2 - 0.55 * math.sqrt(operations)))
-    return SHORT * operations + WORKING * workings + BOX
+    headers = HEADER * max(1, operations // ROUND)
+    return SHORT * operations + WORKING * workings + headers + BOX
 
 
 def prompt(row: dict) -> list[dict[str, str]]:
@@ -117,6 +119,7 @@ def prompt(row: dict) -> list[dict[str, str]]:
     ]
     question = QUESTION.format(
         start=chain.start,
+        rounds={1: "once", 2: "twice", 3: "three times"}[chain.rounds],
         chain=", ".join(chain.kinds),
         kinds="\n".join(kinds),
         budget=row["budget"],
@@ -130,14 +133,14 @@ def score(completion: str, row: dict) -> float:
     return float(is_brief and answer(completion) == row["answer"])
 
 
-# A digit; before it perhaps the kind and the family of its operation, and the working.
-RESULT = re.compile(r"(?:[A-Z][A-Za-z](?:\d\*\d\+\d=)?)?([0-9])[\s,;]*")
+# A digit; before it perhaps a round's header, its operation's kind and family, and the working.
+RESULT = re.compile(r"(?:[1-3]:)?(?:[A-Z][A-Za-z](?:\d\*\d\+\d=)?)?([0-9])[\s,;]*")
 
 
 def answer(completion: str) -> str | None:
     r"""The digits that a completion commits to, or None.
 
-    >>> answer(r"\boxed{Fb4KC4*7+3=1}"), answer(r"\boxed{4, 1}"), answer(r"\boxed{41.}")
+    >>> answer(r"\boxed{1:Fb4KC4*7+3=1}"), answer(r"\boxed{4, 1}"), answer(r"\boxed{41.}")
     ('41', '41', None)
     """
     content = extract_answer(completion) or ""
@@ -156,9 +159,10 @@ def answer(completion: str) -> str | None:
 
 
 class Chain(NamedTuple):
-    """The operation `i` is of the kind kinds[i] and of the family families[i]."""
+    """The operation `i` of each round is of the kind kinds[i] and of the family families[i]."""
 
     start: int
+    rounds: int
     kinds: str
     families: str
 
@@ -166,20 +170,22 @@ class Chain(NamedTuple):
 def write_problem(chain: Chain) -> str:
     """The chain in one line.
 
-    >>> write_problem(Chain(7, "FKA", "bca"))
-    '7:FbKcAa'
+    >>> write_problem(Chain(7, 1, "FKA", "bca"))
+    '7x1:FbKcAa'
     """
-    return f"{chain.start}:" + "".join(map("".join, zip(chain.kinds, chain.families, strict=True)))
+    operations = map("".join, zip(chain.kinds, chain.families, strict=True))
+    return f"{chain.start}x{chain.rounds}:" + "".join(operations)
 
 
 def read(problem: str) -> Chain:
     """The chain that a problem's text writes.
 
-    >>> read("7:FbKcAa")
-    Chain(start=7, kinds='FKA', families='bca')
+    >>> read("7x1:FbKcAa")
+    Chain(start=7, rounds=1, kinds='FKA', families='bca')
     """
-    start, _, operations = problem.partition(":")
-    return Chain(int(start), operations[::2], operations[1::2])
+    numbers, _, operations = problem.partition(":")
+    start, _, rounds = numbers.partition("x")
+    return Chain(int(start), int(rounds), operations[::2], operations[1::2])
 
 
 def apply(kind: str, digit: int) -> int:
@@ -195,7 +201,7 @@ def apply(kind: str, digit: int) -> int:
 def results(chain: Chain) -> list[int]:
     """The digit after each operation."""
     digits = [chain.start]
-    for kind in chain.kinds:
+    for kind in chain.kinds * chain.rounds:
         digits.append(apply(kind, digits[-1]))
     return digits[1:]
 
@@ -204,12 +210,13 @@ def results(chain: Chain) -> list[int]:
 
 
 def sample_chain(rng: random.Random, operations: int, skills: int, split: str) -> Chain:
-    """A random chain of a split, in which no kind comes twice and the kinds are spread evenly over
-    the families."""
+    """A random chain of a split. No kind comes twice in a round, and the kinds are spread evenly
+    over the families."""
+    rounds = max(1, operations // ROUND)
     while True:
-        kinds = "".join(rng.sample(list(KINDS), operations))
+        kinds = "".join(rng.sample(list(KINDS), operations // rounds))
         families = "".join(family_of(kind, skills) for kind in kinds)
-        chain = Chain(rng.randrange(10), kinds, families)
+        chain = Chain(rng.randrange(10), rounds, kinds, families)
         if split_of(write_problem(chain)) == split:
             return chain
 

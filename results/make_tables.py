@@ -1,6 +1,6 @@
 """Writes the tables of measured figures into README.md, docs/*.md and results/README.md.
 
-    python results/make_tables.py        # prints which files changed
+    python results/make_tables.py        # prints which files changed; writes results/summary.json
 
 A table stands between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`. Whatever is between
 them is overwritten: the table and a note under it are made anew from the JSON files in this folder.
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from eval_math import paper_table  # noqa: E402
+from results.evidence import SUMMARY, curves_of, evidence_table, read_json, summary  # noqa: E402
 from run.errors import BadInput, run_script  # noqa: E402
 from run.folder import read_lines, write_whole  # noqa: E402
 from run.markdown import markdown_table  # noqa: E402
@@ -99,9 +100,11 @@ SWEEPS = (
     "steps",
     "grid",
     "tune",
+    "maze",
+    "maze-tune",
 )
 # Their runs had other work beside them, so that their seconds say nothing.
-SWEEPS_WITHOUT_SECONDS = ("fidelity", "shape")
+SWEEPS_WITHOUT_SECONDS = ("fidelity", "shape", "maze", "maze-tune")
 
 
 class Comparison(NamedTuple):
@@ -218,12 +221,6 @@ def sweep_table(sweep: str) -> str:
         f"Before training: sampled pass@1 {_mean(score, before)}, greedy {_mean('pass@1', before)}."
     )
     return _with_note(markdown_table(header, rows), note)
-
-
-@cache
-def curves_of(sweep: str) -> dict[str, list[list[dict] | None]]:
-    """The curves of every arm and seed, as run_ablations.py wrote them."""
-    return _read_json(RESULTS / "ablations" / sweep / "results.json")
 
 
 def _points_at(curves: dict, key: str, budget: float) -> dict[str, list[dict | None]]:
@@ -345,8 +342,23 @@ PROFILES = (
     ),
 )
 CREDIT = (
-    Measurement("credit-4-2", "4-2", "--shape 4 2 --step_tokens 36 --problems 16 --draws 12"),
-    Measurement("credit-6-2-2", "6-2-2", "--shape 6 2 2 --step_tokens 24 --problems 16 --draws 12"),
+    Measurement(
+        "credit-arithmetic",
+        "arithmetic",
+        "--length 72 --trees 4-2 6-2-2 --groups 4 6 --problems 32 --draws 6 --direction_draws 6",
+    ),
+    Measurement(
+        "credit-sudoku4",
+        "sudoku4",
+        "--task sudoku4 --length 120 --trees 4-2 2-2-2 --groups 4 6 "
+        "--problems 32 --draws 6 --direction_draws 6",
+    ),
+    Measurement(
+        "credit-maze",
+        "maze",
+        "--task maze --length 60 --trees 4-2 2-2-2 --groups 4 6 "
+        "--problems 32 --draws 8 --direction_draws 8",
+    ),
 )
 
 
@@ -465,49 +477,55 @@ def profile_table() -> str:
 
 @cache
 def _benchmark(name: str) -> dict:
-    return _read_json(RESULTS / "benchmarks" / f"{name}.json")
+    return read_json(RESULTS / "benchmarks" / f"{name}.json")
 
 
-# --- The noise of credit ---
+# --- The instrument ---
 
 
-def gradient_noise_table() -> str:
-    """The variance of the policy gradient, one row per estimator."""
-    header = ["estimator, divisor"]
-    rows: dict[str, list[str]] = {}
-    for measurement in CREDIT:
-        shape = measurement.what
-        header += [f"{shape}: variance / mean²", f"{shape}: cosine", f"{shape}: tokens"]
-        for name, figures in _benchmark(measurement.file)["gradient_noise"].items():
-            # GRPO draws as many completions as the tree's tokens pay for: 5 and 11.
-            label = re.sub(r"^grpo, \d+ flat", "GRPO at equal tokens", name)
-            variance = figures["relative_variance"]
-            row = rows.setdefault(label, [label])
-            row.append("-" if variance is None else f"{variance:.2f}")
-            row.append(f"{figures['cosine_of_mean_to_path_share']:.3f}")
-            row.append(f"{figures['sampled_tokens']:,.0f}")
-    commands = " and ".join(f"`{command_of(measurement)}`" for measurement in CREDIT)
-    note = (
-        f"{commands}: the tiny base, 12 fresh batches at a fixed policy, one seed. Variance of the "
-        "gradient over its squared mean; cosine of its mean to that of path_share, which is "
-        "unbiased; mean sampled tokens of a batch."
-    )
-    return _with_note(markdown_table(header, list(rows.values())), note)
-
-
-def step_rewards_table() -> str:
-    """How far a step reward is from a fresh estimate, by depth."""
-    header = ["tree", "depth", "children", "nodes", "root mean square error"]
+def instrument_table() -> str:
+    """What the instrument measured before training, one row per task."""
+    header = [
+        "task",
+        "pass rate [%]",
+        "effective rank of decisions",
+        "rho, one step shared",
+        "step reward's error",
+        "best GRPO",
+        "trees: progress per sampled token over the best GRPO's",
+    ]
     rows = []
     for measurement in CREDIT:
-        for depth, row in _benchmark(measurement.file)["step_reward_errors"].items():
-            error = f"{row['rms_error']:.2f}"
-            rows.append([measurement.what, depth, str(row["children"]), str(row["nodes"]), error])
-    fresh = _benchmark(CREDIT[0].file)["settings"]["fresh"]
-    commands = " and ".join(f"`{command_of(measurement)}`" for measurement in CREDIT)
+        measured = _benchmark(measurement.file)
+        efficiency = {
+            name: row["efficiency_per_million_tokens"]
+            for name, row in measured["efficiency"].items()
+        }
+        groups = [name for name in efficiency if name.startswith("grpo")]
+        best = max(groups, key=efficiency.get)
+        trees = [
+            f"{name} {efficiency[name] / efficiency[best]:.2f}"
+            for name in efficiency
+            if name.startswith(("treerpo", "outcome"))
+        ]
+        shapes = measured["leaves"]
+        first_shape = next(iter(shapes))
+        errors = measured["step_reward_errors"].values()
+        rows.append(
+            [
+                measurement.what,
+                f"{100 * shapes[best.removeprefix('grpo ')]['pass_rate']:.1f}",
+                f"{measured['rank']['effective_rank']['whole model']:.1f}",
+                f"{shapes[first_shape]['rho_depth_1']:.2f} ({first_shape})",
+                " / ".join(f"{row['rms_error']:.2f}" for row in errors),
+                best.removeprefix("grpo "),
+                ", ".join(trees),
+            ]
+        )
+    commands = "; ".join(f"`{command_of(measurement)}`" for measurement in CREDIT)
     note = (
-        f"{commands}: step rewards against {fresh} fresh continuations of the same step, whose own "
-        "variance is taken off; the tiny base, one seed."
+        f"{commands}: each task's own tiny base, one seed. Error: root mean square, by depth from "
+        "the prompt on, of the tree that is named beside rho."
     )
     return _with_note(markdown_table(header, rows), note)
 
@@ -517,7 +535,7 @@ def step_rewards_table() -> str:
 
 def faults_table() -> str:
     """What `make faults` tried, and what survived."""
-    report = _read_json(RESULTS / "faults.json")
+    report = read_json(RESULTS / "faults.json")
     rows = [[row["fault"], f"{row['tried']:,}", f"{row['survived']:,}"] for row in report["rows"]]
     note = f"`{report['command']}`: {report['seconds']:,} seconds on {report['machine']}."
     return _with_note(markdown_table(["fault", "tried", "survived"], rows), note)
@@ -526,6 +544,7 @@ def faults_table() -> str:
 # --- All tables ---
 
 TABLES: dict[str, Callable[[], str]] = {
+    "evidence": evidence_table,
     "demo": demo_table,
     "puzzles": puzzles_table,
     "results": results_table,
@@ -536,8 +555,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "grading": grading_table,
     "memory": memory_table,
     "profile": profile_table,
-    "gradient-noise": gradient_noise_table,
-    "step-rewards": step_rewards_table,
+    "instrument": instrument_table,
     "faults": faults_table,
     **{sweep: partial(sweep_table, sweep) for sweep in SWEEPS},
 }
@@ -550,13 +568,6 @@ def _with_note(table: str, note: str) -> str:
 def _either(values: Iterable) -> str:
     """All values of a set, which should hold one."""
     return " or ".join(sorted(map(str, values)))
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: can't be read ({error})") from error
 
 
 # --- Writing them ---
@@ -624,6 +635,7 @@ def write_tables(root: Path) -> list[str]:
 
 
 def main() -> None:
+    write_whole(SUMMARY, json.dumps(summary(), indent=1) + "\n")
     changed = write_tables(ROOT)
     print("changed: " + ", ".join(changed) if changed else "nothing changed")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 import eval_math
@@ -17,11 +18,11 @@ TREE = ["--branching", "2", "--depth", "2", "--step_tokens", "2", "--prompt", "4
 ONE_ROUND = ["--repeats", "1"]
 SMALLEST = {
     "credit": [
-        *("--shape", "2", "2"),
-        *("--step_tokens", "24"),
-        *("--problems", "2"),
-        *("--draws", "2"),
-        *("--fresh", "4"),
+        *("--task", "maze", "--length", "30"),
+        *("--trees", "2-2", "--groups", "2"),
+        *("--problems", "2", "--draws", "2"),
+        *("--direction_draws", "1", "--direction_group", "4"),
+        *("--decisions", "8", "--fresh", "4"),
     ],
     "grading": ["--pairs", "8", *ONE_ROUND],
     "memory": ["--sizes", "64", "--step_tokens", "1", "--prompt", "2"],
@@ -31,7 +32,7 @@ SMALLEST = {
 }
 # What a table of results/make_tables.py reads in a benchmark's JSON.
 KEYS = {
-    "credit": {"step_reward_errors", "gradient_noise"},
+    "credit": {"efficiency", "leaves", "rank", "step_reward_errors"},
     "grading": {"rivals"},
     "memory": {"rows"},
     "sampling": {"rivals"},
@@ -188,3 +189,59 @@ def test_flags_of_the_smoke_test_exist(load_module, tmp_path, monkeypatch):
     evaluation_flags = parse_flags(eval_math.Flags, evaluate, "")
     assert training_flags.model_name_or_path == str(tmp_path / "out" / "model")
     assert evaluation_flags.adapter == training_flags.output_dir + "/adapter"
+
+
+# --- The instrument of credit ---
+
+
+def test_efficiency_against_the_definition(load_module):
+    """Of gradients with a known mean and variance, each at a known cost."""
+    credit = load_module("credit")
+    torch.manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.tensor([3.0, 4.0, 0.0]), dim=0)
+    mean = torch.tensor([1.5, 0.0, 0.2])
+    deviations = torch.tensor([1.0, 2.0, 0.5])
+    moments = credit.Moments(direction)
+    for _ in range(40_000):
+        moments.add(mean + deviations * torch.randn(3), tokens=50)
+    expected = (mean @ direction).item() ** 2 / deviations.square().sum().item() / 50
+    assert moments.efficiency() == pytest.approx(expected, rel=0.1)
+    # A prompt without signal has gradient 0 and costs tokens all the same.
+    for _ in range(40_000):
+        moments.add(None, tokens=50)
+    second_moment = (mean.square() + deviations.square()).sum().item() / 2
+    variance = second_moment - mean.square().sum().item() / 4
+    expected = (mean @ direction).item() ** 2 / 4 / variance / 50
+    assert moments.efficiency() == pytest.approx(expected, rel=0.1)
+
+
+def test_pure_noise_has_no_efficiency(load_module):
+    credit = load_module("credit")
+    torch.manual_seed(0)
+    values = []
+    for _ in range(200):
+        moments = credit.Moments(torch.tensor([1.0, 0.0]))
+        for _ in range(20):
+            moments.add(torch.randn(2), tokens=1)
+        values.append(moments.efficiency())
+    # Without the correction for its own noise the mean would be 1 / 20 / 2.
+    assert sum(values) / len(values) < 0.02
+    assert values.count(0.0) > 100
+
+
+@pytest.mark.parametrize("rank", [1, 4, 30])
+def test_effective_rank_counts_directions(load_module, rank):
+    credit = load_module("credit")
+    torch.manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(50, 50))[0][:rank]
+    # Decisions of all skills, of either sign and any size.
+    rows = directions[torch.arange(600) % rank] * (0.5 + torch.rand(600, 1))
+    signs = torch.where(torch.rand(600, 1) < 0.5, 1.0, -1.0)
+    assert credit.effective_rank(rows * signs) == pytest.approx(rank, rel=0.06)
+
+
+def test_parts_of_a_model(load_module):
+    credit = load_module("credit")
+    assert credit.part_of("model.layers.2.mlp.up_proj.weight") == "layer 2 mlp"
+    assert credit.part_of("model.layers.0.self_attn.q_proj.bias") == "layer 0 attention"
+    assert credit.part_of("model.embed_tokens.weight") == "other"

@@ -14,18 +14,19 @@ from data.pupils import chain as pupil
 from data.tiny_bases import TINY_BASES
 from run.errors import BadInput
 
-LEVELS = ("16-16", "16-1", "16-4", "4-16", "8-16", "12-16")
+LEVELS = ("48-16", "48-1", "32-16", "16-16", "16-4", "4-16")
 
 
 def slow_answer(problem: str) -> str:
-    """The digit after each operation, by the numbers that the question gives for each kind."""
+    """The digit after each operation, by what the question says."""
     asked = chain.prompt({"problem": problem, "budget": 0})[1]["content"]
     numbers = {
         kind: (int(factor), int(addend))
         for kind, factor, addend in re.findall(r"(\w): multiply by (\d), then add (\d)", asked)
     }
-    digits = re.search(r"Start with (\d)", asked)[1]
-    for kind in re.findall(r"[a-z]([A-Z])", problem):
+    sentence = re.search(r"Start with (\d) .* order, (.*) over: (.*)\.", asked)
+    digits, rounds, kinds = sentence.groups()
+    for kind in kinds.split(", ") * {"once": 1, "twice": 2, "three times": 3}[rounds]:
         factor, addend = numbers[kind]
         digits += str(int(digits[-1]) * factor + addend)[-1]
     return digits[1:]
@@ -34,7 +35,7 @@ def slow_answer(problem: str) -> str:
 def test_the_kinds_are_different_permutations_of_the_digits():
     maps = {kind: tuple(chain.apply(kind, digit) for digit in range(10)) for kind in chain.KINDS}
     assert all(sorted(images) == list(range(10)) for images in maps.values())
-    assert len(set(maps.values())) == len(maps) == chain.MOST_KINDS
+    assert len(set(maps.values())) == len(maps) == chain.ROUND
     assert tuple(range(10)) not in maps.values()
 
 
@@ -43,15 +44,19 @@ def test_the_kinds_are_different_permutations_of_the_digits():
 def test_problems_are_what_their_level_says(split, level):
     rows = chain.problems(split, level)
     assert rows == chain.problems(split, level)
-    operations, kinds = map(int, (level or "16-16").split("-"))
-    assert len({row["problem"] for row in rows}) == len(rows) >= 40
-    for row in rows[:50]:
+    operations, skills = map(int, (level or "48-16").split("-"))
+    assert len({row["problem"] for row in rows}) == len(rows) == chain.ROWS[split]
+    kinds_of: dict[str, set[str]] = {}
+    for row in rows[:200]:
         drawn = chain.read(row["problem"])
-        assert len(drawn.names) == len(set(drawn.names)) == len(drawn.kinds) == operations
-        counts = [drawn.kinds.count(kind) for kind in list(chain.KINDS)[:kinds]]
-        assert sum(counts) == operations and max(counts) - min(counts) <= 1
+        assert len(set(drawn.kinds)) == len(drawn.kinds) == len(drawn.families)
+        assert len(drawn.kinds) * drawn.rounds == operations
+        for kind, family in zip(drawn.kinds, drawn.families):
+            kinds_of.setdefault(family, set()).add(kind)
         assert row["answer"] == slow_answer(row["problem"])
         assert chain.write_problem(drawn) == row["problem"]
+    # Families have equally many kinds.
+    assert [len(kinds) for kinds in kinds_of.values()] == [chain.ROUND // skills] * skills
 
 
 @pytest.mark.parametrize("level", [None, *LEVELS])
@@ -66,7 +71,7 @@ def test_splits_share_no_problem(level):
 
 
 @pytest.mark.parametrize(
-    "level", ["", "16", "17-4", "1-1", "16-0", "16-17", "016-4", "a-b", "6-2-1"]
+    "level", ["", "48", "17-4", "1-1", "48-0", "48-17", "048-4", "a-b", "6-2-1"]
 )
 def test_other_levels_are_refused(level):
     with pytest.raises(BadInput, match=re.escape(f"chain:{level}: no such level")):
@@ -74,20 +79,20 @@ def test_other_levels_are_refused(level):
 
 
 def test_the_score_wants_all_digits_within_the_budget():
-    row = {"problem": "7:cFaB", "answer": "48", "budget": 30}
-    right = r"\boxed{cF@4aB#4*7+0=8}"
+    row = {"problem": "7x1:FbKc", "answer": "41", "budget": 30}
+    right = r"\boxed{1:Fb4KC4*7+3=1}"
     assert chain.score(right, row) == 1.0
     assert chain.score(right + " " * 30, row) == 1.0
     assert chain.score("." * (30 - len(right)) + right, row) == 1.0
     assert chain.score("." * (31 - len(right)) + right, row) == 0.0
-    for form in (r"\boxed{48}", r"\boxed{4, 8}", r"\boxed{4 8}", r"\boxed{cF@4 aB@8}"):
+    for form in (r"\boxed{41}", r"\boxed{4, 1}", r"\boxed{4 1}", r"\boxed{Fb4 KC1}"):
         assert chain.score(form, row) == 1.0
-    for form in (r"\boxed{8}", r"\boxed{84}", r"\boxed{488}", r"\boxed{cF@4aB#4*7+0=}", "cF@4aB@8"):
+    for form in (r"\boxed{1}", r"\boxed{14}", r"\boxed{411}", r"\boxed{Fb4KC4*7+3=}", "Fb4KC1"):
         assert chain.score(form, row) == 0.0
 
 
 @pytest.mark.parametrize(
-    "content", ["", "²", "4.8", "48x", "-4", "{4}", "4" * 5000 + "x", "cF@" * 900]
+    "content", ["", "²", "4.8", "48x", "-4", "{4}", "4" * 5000 + "x", "Fb" * 900]
 )
 def test_what_is_no_list_of_digits_is_no_answer(content):
     assert chain.answer(f"\\boxed{{{content}}}") is None
@@ -96,11 +101,11 @@ def test_what_is_no_list_of_digits_is_no_answer(content):
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_pupil_is_right_and_mostly_too_long(level):
     rng = random.Random(0)
-    operations, kinds = map(int, level.split("-"))
+    operations, skills = map(int, level.split("-"))
     budget = chain.budget_of(operations)
     texts = []
     for _ in range(1000):
-        drawn = chain.sample_chain(rng, operations, list(chain.KINDS)[:kinds], "base")
+        drawn = chain.sample_chain(rng, operations, skills, "base")
         text = pupil.write_solution(drawn, rng)
         assert chain.answer(text) == "".join(map(str, chain.results(drawn)))
         texts.append(text)
@@ -108,32 +113,31 @@ def test_the_pupil_is_right_and_mostly_too_long(level):
     assert 0.03 < share < 0.25
 
 
-def test_the_pupil_works_out_what_his_method_does_not_give_at_once():
-    drawn = Chain(7, "cd", "FF")
+def test_the_pupil_works_out_what_his_way_does_not_give_at_once():
+    drawn = Chain(7, 2, "F", "f")
     digits = [7, *chain.results(drawn)]
     wanted = set()
-    for first in "@#":
-        for second in "@#":
-            text = ""
-            for name, method, digit, after in zip("cd", first + second, digits, digits[1:]):
-                working = "" if pupil.short_method("F") == method else f"{digit}*9+1="
-                text += f"{name}F{method}{working}{after}"
-            wanted.add(f"\\boxed{{{text}}}")
+    for ways in ("ff", "fF", "Ff", "FF"):
+        text = ""
+        for rounds_left, way, digit, after in zip("21", ways, digits, digits[1:]):
+            working = "" if pupil.short_way("f") == way else f"{digit}*9+1="
+            text += f"{rounds_left}:F{way}{working}{after}"
+        wanted.add(f"\\boxed{{{text}}}")
     rng = random.Random(0)
     assert {pupil.write_solution(drawn, rng) for _ in range(100)} == wanted
 
 
-def test_either_method_is_short_for_half_of_the_kinds():
-    short = [pupil.short_method(kind) for kind in chain.KINDS]
-    assert short.count("@") == short.count("#") == chain.MOST_KINDS / 2
-    assert short[:4].count("@") == 2
+def test_either_way_is_short_for_half_of_the_families():
+    are_small = [pupil.short_way(family).islower() for family in chain.FAMILIES]
+    assert sum(are_small) == chain.MOST_SKILLS / 2
+    assert sum(are_small[:4]) == 2
 
 
 def test_the_base_writes_as_the_pupil_does():
     folder = TINY_BASES["chain"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    rows = chain.problems("test", "12-16")[:60]
+    rows = chain.problems("test", "16-16")[:60]
     template = template_for(None, tokenizer)
     torch.manual_seed(0)
     right = 0

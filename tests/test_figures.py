@@ -231,7 +231,7 @@ def intervals(text: str) -> list[str]:
 
 def test_intervals_in_the_sections_of_sweeps_are_those_of_their_tables():
     page = outside_tables((ROOT / "results" / "README.md").read_text())
-    sections = re.findall(r"^### \[(\w+)\].*?$(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^### \[([\w-]+)\].*?$(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
     assert {name for name, _ in sections} == set(make_tables.SWEEPS)
     checked = 0
     for name, text in sections:

@@ -1,10 +1,11 @@
 """The careless pupil of the chains.
 
-He opens the box and does one operation after another: its kind, its family's letter, its result. He
-writes the letter small or as a capital. In each family one of the two goes with the result at once,
-and the other with the working: `Fb4` or `FB7*9+1=4`. Which is which, he does not know beforehand:
-he takes either at random, and runs over the budget. He is right throughout. He sees chains of the
-split "base" only, which shares none with the others.
+He opens the box and does one operation after another: its kind, its family's letter, its result.
+Before each round he writes how many there are still to do. The letter is small or a capital. In
+each family one of the two goes with the result at once, and the other with the working: `Fb4` or
+`FB7*9+1=4`. Which is which, he does not know beforehand: he takes either at random, and runs over
+the budget. He is right throughout. He sees chains of the split "base" only, which shares none with
+the others.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ PHASES = (
     Phase(updates=1200, rate=0.006, drills=0.2),
     Phase(updates=300, rate=0.002, drills=0.2),
 )
-ROWS = 2
-LENGTH = 512
+ROWS = 1
+LENGTH = 1024
 # 0.29 million parameters.
 SIZE = {
     "hidden_size": 96,
@@ -37,9 +38,11 @@ SHARPENED = 1.3
 
 def write(rng: random.Random, drills: float) -> Document:
     """A drill, as often as `drills` says, or a chain of any length."""
-    longest = LONGEST_DRILL if rng.random() < drills else chain.MOST_OPERATIONS
+    operations = rng.randint(1, LONGEST_DRILL)
+    if rng.random() >= drills:
+        operations = rng.choice((rng.randint(1, chain.ROUND), 2 * chain.ROUND, 3 * chain.ROUND))
     skills = rng.randint(1, chain.MOST_SKILLS)
-    drawn = chain.sample_chain(rng, rng.randint(1, longest), skills, "base")
+    drawn = chain.sample_chain(rng, operations, skills, "base")
     return Document(chain.write_problem(drawn), write_solution(drawn, rng), is_whole=True)
 
 
@@ -47,14 +50,16 @@ def write_solution(drawn: Chain, rng: random.Random) -> str:
     """A completion as the pupil writes it."""
     text = ""
     digit = drawn.start
-    for kind, family in zip(drawn.kinds, drawn.families, strict=True):
-        way = rng.choice((family, family.upper()))
-        working = ""
-        if way != short_way(family):
-            factor, addend = chain.KINDS[kind]
-            working = f"{digit}*{factor}+{addend}="
-        digit = chain.apply(kind, digit)
-        text += f"{kind}{way}{working}{digit}"
+    for rounds_left in range(drawn.rounds, 0, -1):
+        text += f"{rounds_left}:"
+        for kind, family in zip(drawn.kinds, drawn.families, strict=True):
+            way = rng.choice((family, family.upper()))
+            working = ""
+            if way != short_way(family):
+                factor, addend = chain.KINDS[kind]
+                working = f"{digit}*{factor}+{addend}="
+            digit = chain.apply(kind, digit)
+            text += f"{kind}{way}{working}{digit}"
     return f"\\boxed{{{text}}}"
 
 

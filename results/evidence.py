@@ -1,0 +1,203 @@
+"""TreeRPO against GRPO, by domain: what the sweeps of results/ablations gave, in one place.
+
+results/make_tables.py writes `summary()` to results/summary.json, and makes its tables from it.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from run.errors import BadInput
+from run.markdown import markdown_table
+from run_ablations import equal_budget, point_at, score_name, with_interval
+
+RESULTS = Path(__file__).resolve().parent
+SUMMARY = RESULTS / "summary.json"
+# What may be equal when arms are compared, and what a curve's points call it.
+BUDGETS = {"equal_tokens": "sampled_tokens", "equal_seconds": "seconds", "equal_updates": "update"}
+
+
+class Domain(NamedTuple):
+    """The sweep that compares both sides at their best, and the one that tuned them."""
+
+    sweep: str
+    tuned_by: str
+    # Sweep's name of an arm -> its name here, which begins with treerpo, outcome or grpo.
+    arms: dict[str, str]
+    # False where other work ran beside the runs, so that their seconds say nothing.
+    is_timed: bool = True
+
+
+DOMAINS = {
+    "arithmetic": Domain("tuned", "tune", {"4-2": "treerpo 4-2", "grpo-5": "grpo 5"}),
+    "maze": Domain(
+        "maze",
+        "maze-tune",
+        {"treerpo 4-2": "treerpo 4-2", "outcome 4-2": "outcome 4-2", "grpo 4": "grpo 4"},
+        is_timed=False,
+    ),
+}
+
+# Of one arm at one budget: the figures, each with one value per seed.
+Figures = dict[str, list[float]]
+# Of one domain: arm -> budget -> figures.
+Arms = dict[str, dict[str, Figures]]
+
+
+# --- results/summary.json ---
+
+
+def summary() -> dict[str, Arms]:
+    """For each domain the arms' scores, greedy scores, lengths and unfinished shares, at equal
+    sampled tokens, seconds and updates, one value per seed. Rates are shares, not percentages. Runs
+    beside which other work ran have no "equal_seconds".
+
+    Seeds stand in the same order in all arms; one that failed in any arm is left out of all.
+    """
+    return {name: arms_of(domain) for name, domain in DOMAINS.items()}
+
+
+def arms_of(domain: Domain) -> Arms:
+    """Each arm's figures at each budget."""
+    all_curves = curves_of(domain.sweep)
+    # A budget is what every run of the sweep reached, also of an arm that is not shown here.
+    curves = {name: all_curves[arm] for arm, name in domain.arms.items()}
+    seeds = [
+        seed
+        for seed, runs in enumerate(zip(*curves.values(), strict=True))
+        if all(points is not None for points in runs)
+    ]
+    first_run = next(iter(curves.values()))[seeds[0]]
+    columns = {
+        "pass@1": score_name(first_run[-1]),
+        "greedy": "pass@1",
+        "length": "sampled_length",
+        "unfinished": "sampled_unfinished",
+    }
+    arms: Arms = {}
+    for arm, runs in curves.items():
+        arms[arm] = {}
+        for budget, key in BUDGETS.items():
+            if budget == "equal_seconds" and not domain.is_timed:
+                continue
+            at = equal_budget(all_curves, key)
+            points = [point_at(runs[seed], key, at) for seed in seeds]
+            arms[arm][budget] = {
+                name: [round(point[column], 5) for point in points]
+                for name, column in columns.items()
+            }
+    return arms
+
+
+@cache
+def curves_of(sweep: str) -> dict[str, list[list[dict] | None]]:
+    """The curves of every arm and seed, as run_ablations.py wrote them."""
+    return read_json(RESULTS / "ablations" / sweep / "results.json")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of the results.
+
+    Raises:
+        BadInput: it can't be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: can't be read ({error})") from error
+
+
+# --- Comparing arms ---
+
+
+def arm_of(arms: dict, method: str) -> str | None:
+    """The arm of a method: treerpo, outcome or grpo.
+
+    >>> arm_of({"treerpo 4-2": ..., "grpo 4": ...}, "grpo")
+    'grpo 4'
+    """
+    return next((arm for arm in arms if arm.startswith(method)), None)
+
+
+def scores(arms: Arms, method: str, budget: str = "equal_tokens") -> list[float]:
+    """The sampled pass@1 of a method's arm in percent, per seed."""
+    return [100 * score for score in arms[arm_of(arms, method)][budget]["pass@1"]]
+
+
+def gains(arms: Arms, budget: str, method: str = "treerpo") -> list[float]:
+    """How many percentage points of sampled pass@1 a method's arm is ahead of GRPO's, per seed."""
+    pairs = zip(scores(arms, method, budget), scores(arms, "grpo", budget), strict=True)
+    return [mine - grpo for mine, grpo in pairs]
+
+
+def shortening(arms: Arms) -> list[float]:
+    """By how many percent TreeRPO's completions are shorter than GRPO's at equal tokens, per
+    seed."""
+    mine, grpo = (
+        arms[arm_of(arms, method)]["equal_tokens"]["length"] for method in ("treerpo", "grpo")
+    )
+    return [100 * (1 - one / other) for one, other in zip(mine, grpo, strict=True)]
+
+
+def predicted_ratio(domain: str, arms: Arms) -> float | None:
+    """What the instrument predicted: the progress that a sampled token buys in TreeRPO's arm over
+    that in GRPO's. None where these arms were not measured."""
+    path = RESULTS / "benchmarks" / f"credit-{domain}.json"
+    names = [arm_of(arms, method) for method in ("treerpo", "grpo")]
+    measured = read_json(path)["efficiency"]
+    if not all(name in measured for name in names):
+        return None
+    ours, grpo = (measured[name]["efficiency_per_million_tokens"] for name in names)
+    return ours / grpo
+
+
+# --- The table ---
+
+
+def evidence_table() -> str:
+    """One row per domain: TreeRPO, and its trees under outcome credit, over GRPO."""
+    header = [
+        "domain",
+        "arms",
+        "GRPO: sampled pass@1 [%]",
+        "TreeRPO at equal sampled tokens [points]",
+        "its trees, outcome credit [points]",
+        "TreeRPO at equal seconds",
+        "at equal updates",
+        "shorter than GRPO's [%]",
+        "predicted",
+        "seeds",
+    ]
+    rows = []
+    for domain, arms in read_json(SUMMARY).items():
+        has_outcome = arm_of(arms, "outcome")
+        ratio = predicted_ratio(domain, arms)
+        rows.append(
+            [
+                domain,
+                f"{arm_of(arms, 'treerpo')}, {arm_of(arms, 'grpo')}",
+                with_interval(scores(arms, "grpo")),
+                with_interval(gains(arms, "equal_tokens"), "+"),
+                with_interval(gains(arms, "equal_tokens", "outcome"), "+")
+                if has_outcome
+                else "not run",
+                with_interval(gains(arms, "equal_seconds"), "+")
+                if "equal_seconds" in arms[arm_of(arms, "grpo")]
+                else "not timed",
+                with_interval(gains(arms, "equal_updates"), "+"),
+                with_interval(shortening(arms), "+"),
+                "-" if ratio is None else f"{ratio:.2f} x",
+                str(len(scores(arms, "grpo"))),
+            ]
+        )
+    sweeps = "; ".join(
+        f"{name} {domain.sweep}, {domain.tuned_by}" for name, domain in DOMAINS.items()
+    )
+    note = (
+        "Mean ± 95 % interval over seeds, differences over GRPO taken seed by seed. Predicted: the "
+        "instrument's ratio of progress per sampled token, before training. `python "
+        "run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, and `--seeds 1` for the grid "
+        f"that tuned both sides: {sweeps}."
+    )
+    return f"{markdown_table(header, rows)}\n\n{note}"

@@ -1,0 +1,82 @@
+"""results/summary.json is what the sweeps gave, and the evidence's figures follow from it."""
+
+import json
+import statistics
+
+import pytest
+from conftest import ROOT
+
+from results import evidence
+
+SUMMARY = json.loads((ROOT / "results" / "summary.json").read_text())
+
+
+def test_the_summary_is_that_of_the_sweeps():
+    assert evidence.summary() == SUMMARY
+
+
+@pytest.mark.parametrize("name", SUMMARY)
+def test_a_domain_has_arms_budgets_and_seeds(name):
+    arms = SUMMARY[name]
+    assert {arm.split()[0] for arm in arms} <= {"treerpo", "outcome", "grpo"}
+    assert evidence.arm_of(arms, "treerpo") and evidence.arm_of(arms, "grpo")
+    seeds = {
+        len(values)
+        for budgets in arms.values()
+        for figures in budgets.values()
+        for values in figures.values()
+    }
+    assert len(seeds) == 1 and seeds.pop() >= 5
+    for budgets in arms.values():
+        is_timed = evidence.DOMAINS[name].is_timed
+        assert budgets.keys() == {"equal_tokens", "equal_updates"} | (
+            {"equal_seconds"} if is_timed else set()
+        )
+        for figures in budgets.values():
+            assert figures.keys() == {"pass@1", "greedy", "length", "unfinished"}
+            assert all(0 <= share <= 1 for share in figures["pass@1"] + figures["greedy"])
+
+
+@pytest.mark.parametrize("name", SUMMARY)
+def test_gains_and_lengths_against_the_definition(name):
+    """At as many sampled tokens as every run of the sweep reached, linear between evaluations."""
+    domain = evidence.DOMAINS[name]
+    path = ROOT / "results" / "ablations" / domain.sweep / "results.json"
+    curves = json.loads(path.read_text())
+    budget = min(points[-1]["sampled_tokens"] for runs in curves.values() for points in runs)
+
+    def at_budget(points: list[dict], key: str) -> float:
+        for low, high in zip(points, points[1:]):
+            if low["sampled_tokens"] <= budget <= high["sampled_tokens"]:
+                width = high["sampled_tokens"] - low["sampled_tokens"]
+                share = (budget - low["sampled_tokens"]) / width
+                return (1 - share) * low[key] + share * high[key]
+        raise AssertionError("no two evaluations around the budget")
+
+    names = {shown.split()[0]: arm for arm, shown in domain.arms.items()}
+    gains = []
+    shortening = []
+    for tree, flat in zip(curves[names["treerpo"]], curves[names["grpo"]]):
+        score = next(key for key in tree[-1] if key.startswith("avg@"))
+        gains.append(100 * (at_budget(tree, score) - at_budget(flat, score)))
+        lengths = [at_budget(points, "sampled_length") for points in (tree, flat)]
+        shortening.append(100 * (1 - lengths[0] / lengths[1]))
+    arms = SUMMARY[name]
+    assert evidence.gains(arms, "equal_tokens") == pytest.approx(gains, abs=0.01)
+    assert evidence.shortening(arms) == pytest.approx(shortening, abs=0.01)
+    half_width = 2.776 * statistics.stdev(gains) / len(gains) ** 0.5
+    row = next(
+        line for line in evidence.evidence_table().splitlines() if line.startswith(f"| {name}")
+    )
+    assert f"{statistics.fmean(gains):+.1f} ± {half_width:.1f}" in row
+
+
+def test_predictions_are_ratios_of_the_instruments_figures():
+    measured = json.loads((ROOT / "results" / "benchmarks" / "credit-maze.json").read_text())
+    figures = {
+        name: row["efficiency_per_million_tokens"] for name, row in measured["efficiency"].items()
+    }
+    expected = figures["treerpo 4-2"] / figures["grpo 4"]
+    assert evidence.predicted_ratio("maze", SUMMARY["maze"]) == pytest.approx(expected)
+    other_arms = {"treerpo 9-9": ..., "grpo 4": ...}
+    assert evidence.predicted_ratio("maze", other_arms) is None
