@@ -12,6 +12,7 @@
 2. The effective rank of decisions: how many different skills a path takes. It is 1 over the mean
    squared cosine between the gradients of two decisions' log-probabilities. A decision is a token
    of which the policy was not sure. It is 1 where all decisions move the same parameters alike.
+   It keeps the gradients of all `decisions`: memory for as many copies of the model.
 3. rho: the correlation of leaves that share steps, and the leaves that a tree is worth
    (metrics.py).
 4. The error of a step reward: the mean of the node's children against a fresh estimate from
@@ -151,13 +152,15 @@ class Instrument:
         gradients = torch.autograd.grad(value, self.parameters.values(), retain_graph=keep)
         return torch.cat([gradient.flatten() for gradient in gradients])
 
-    def parts_of_gradient(self) -> list[str]:
-        """The part of the model that each parameter of a gradient belongs to, [parameters]."""
-        return [
-            part
-            for name, parameter in self.parameters.items()
-            for part in [part_of(name)] * parameter.numel()
-        ]
+    def columns_of_parts(self) -> dict[str, list[slice]]:
+        """For each part of the model the columns of a gradient that belong to it."""
+        columns = defaultdict(list)
+        start = 0
+        for name, parameter in self.parameters.items():
+            stop = start + parameter.numel()
+            columns[part_of(name)].append(slice(start, stop))
+            start = stop
+        return columns
 
 
 def part_of(name: str) -> str:
@@ -276,11 +279,9 @@ def decision_rank(instrument: Instrument) -> dict:
         if len(gradients) >= instrument.args.decisions:
             break
     stacked = torch.stack(gradients[: instrument.args.decisions])  # [decisions, parameters]
-    parts = instrument.parts_of_gradient()
     ranks = {"whole model": effective_rank(stacked)}
-    for part in dict.fromkeys(parts):
-        columns = torch.tensor([name == part for name in parts])
-        ranks[part] = effective_rank(stacked[:, columns])
+    for part, columns in instrument.columns_of_parts().items():
+        ranks[part] = effective_rank(torch.cat([stacked[:, each] for each in columns], dim=1))
     return {"decisions": len(stacked), "effective_rank": ranks}
 
 

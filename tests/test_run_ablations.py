@@ -238,6 +238,20 @@ def test_runs_that_arms_share_and_runs_of_all_weights_are_made_once(tmp_path, mo
     assert capsys.readouterr().out.count("| adapter/again | 2 |") == 6
 
 
+def test_several_sweeps_are_all_checked_before_the_first_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(run_ablations, "run_sweep", lambda args, words, sweep: made.append(sweep))
+    write_yaml(tmp_path / "base.yaml", {"max_steps": 1, "eval_steps": 1, "num_samples": 0})
+    for name, arms in (("one", {"a": {}}), ("two", {"b": {}}), ("bad", {"c": {"max_step": 2}})):
+        write_yaml(tmp_path / f"{name}.yaml", {"extends": "base.yaml", "arms": arms})
+    monkeypatch.setattr(sys, "argv", ["run_ablations.py", "one.yaml", "two.yaml", "--seeds", "2"])
+    run_ablations.main()
+    assert made == [Path("one.yaml"), Path("two.yaml")]
+    assert "bad.yaml: arm c" in refused(run_ablations.main, ["one.yaml", "bad.yaml"], capsys)
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize(
     "said, code, reason",
     [
@@ -309,7 +323,7 @@ def test_bad_commands(tmp_path, capsys):
         (["--seeds", "two"], "--seeds"),
         (["--seed", "3"], "--seed: is set by the sweep"),
         (["--output_dir=x"], "--output_dir: is set by the sweep"),
-        (["stray"], "stray: flags for every run are written --flag value"),
+        (["stray"], "stray: not a sweep that can be read"),
         (["--lora_rank", "4"], "did you mean"),
     ):
         assert says in refused(run_ablations.main, [sweep, *argv], capsys)
