@@ -117,7 +117,7 @@ def leaf_correlations(sums: dict[str, float]) -> dict[str, float | None]:
             depth = int(name.rpartition("_")[2])
             pairs[depth] = value
             products[depth] = sums[f"leaf_products_depth_{depth}"] / value
-    names = {depth: f"rho_depth_{depth}" for depth in pairs if depth}
+    names = {depth: f"rho_depth_{depth}" for depth in sorted(pairs) if depth}
     nothing = {**dict.fromkeys(names.values()), "effective_leaves": None}
     if 0 not in pairs:
         return nothing

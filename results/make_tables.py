@@ -102,9 +102,11 @@ SWEEPS = (
     "tune",
     "maze",
     "maze-tune",
+    "chain",
+    "chain-tune",
 )
 # Their runs had other work beside them, so that their seconds say nothing.
-SWEEPS_WITHOUT_SECONDS = ("fidelity", "shape", "maze", "maze-tune")
+SWEEPS_WITHOUT_SECONDS = ("fidelity", "shape", "maze", "maze-tune", "chain", "chain-tune")
 
 
 class Comparison(NamedTuple):
