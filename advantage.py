@@ -183,7 +183,7 @@ def _among_leaves(
     Returns:
         Tensor [nodes].
     """
-    leaves = _is_leaf(parent).nonzero().squeeze(1)  # [leaves]
+    leaves = is_leaf(parent).nonzero().squeeze(1)  # [leaves]
     names, index = group[leaves].unique(return_inverse=True)  # [groups], [leaves]
     groups = len(names)
     # A tree of depth two: the root, one node per group, and the leaves below their group's.
@@ -192,28 +192,29 @@ def _among_leaves(
     flat = sibling_advantages(flat_rewards, flat_parent, scale, prune_threshold)
     total = torch.zeros_like(rewards, dtype=torch.double)  # [nodes]
     total.index_copy_(0, leaves, flat[1 + groups :].double())
-    mean = _sums_below(total, parent) / _scored_leaves(rewards, parent).clamp(min=1)  # [nodes]
+    mean = sums_below(total, parent) / _scored_leaves(rewards, parent).clamp(min=1)  # [nodes]
     advantages = mean.to(rewards.dtype)
     advantages[0] = 0.0
     return advantages
 
 
-def _is_leaf(parent: Tensor) -> Tensor:
+def is_leaf(parent: Tensor) -> Tensor:
     """Whether a node has no children, [nodes]."""
     return torch.bincount(parent[1:], minlength=len(parent)) == 0
 
 
-def _sums_below(values: Tensor, parent: Tensor) -> Tensor:
+def sums_below(values: Tensor, parent: Tensor) -> Tensor:
     """The sum of `values` [nodes] over each node and all below it, [nodes]."""
-    sums = values.clone()
-    for node in range(len(parent) - 1, 0, -1):  # children before parents
-        sums[parent[node]] += sums[node]
-    return sums
+    sums = values.tolist()
+    parents = parent.tolist()
+    for node in range(len(parents) - 1, 0, -1):  # children before parents
+        sums[parents[node]] += sums[node]
+    return torch.tensor(sums, dtype=values.dtype, device=values.device)
 
 
 def _scored_leaves(rewards: Tensor, parent: Tensor) -> Tensor:
     """How many leaves with a reward are at each node or below it, [nodes], in double precision."""
-    return _sums_below((_is_leaf(parent) & ~rewards.isnan()).double(), parent)
+    return sums_below((is_leaf(parent) & ~rewards.isnan()).double(), parent)
 
 
 def leaf_advantages(

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 
 import torch
 
-from advantage import ROUNDING, group_statistics
+from advantage import ROUNDING, group_statistics, is_leaf, sums_below
 from tree import Tree
 
 logger = logging.getLogger(__name__)
 
-# How the names begin of what `sums_over_leaves` gives.
+# The names in `sums_over_leaves` begin so.
 LEAF_SUMS = ("leaf_count", "leaf_squares", "leaf_pairs_", "leaf_products_")
 
 
@@ -64,35 +64,27 @@ def sums_over_leaves(tree: Tree, rewards: torch.Tensor) -> dict[str, float]:
     Args:
         rewards: step rewards [nodes]; a leaf without one (NaN) is left out.
     """
-    parents = tree.parent.tolist()
-    leaf_rewards = {leaf: rewards[leaf].item() for leaf in tree.leaves()}
-    scored = {leaf: reward for leaf, reward in leaf_rewards.items() if not math.isnan(reward)}
-    # Of each node: the number and the sum of the leaves at it or below it, and over its children
-    # the squares of both.
-    counts = [0] * len(parents)
-    totals = [0.0] * len(parents)
-    squared_counts = [0] * len(parents)
-    squared_totals = [0.0] * len(parents)
-    sums: dict[str, float] = defaultdict(float)
-    # Children come after their parent. Backwards, a node's leaves are summed up before it is met.
-    for node in range(len(parents) - 1, -1, -1):
-        if node in scored:
-            counts[node], totals[node] = 1, scored[node]
-        elif node not in leaf_rewards:
-            # All pairs of leaves below the node, less those below one child of it.
-            depth = int(tree.depth[node])
-            sums[f"leaf_pairs_depth_{depth}"] += counts[node] ** 2 - squared_counts[node]
-            products = totals[node] ** 2 - squared_totals[node]
-            sums[f"leaf_products_depth_{depth}"] += products
-        if node:
-            above = parents[node]
-            counts[above] += counts[node]
-            totals[above] += totals[node]
-            squared_counts[above] += counts[node] ** 2
-            squared_totals[above] += totals[node] ** 2
-    sums["leaf_count"] = len(scored)
-    sums["leaf_squares"] = sum(reward**2 for reward in scored.values())
+    inner = ~is_leaf(tree.parent)  # [nodes]
+    scored = ~inner & ~rewards.isnan()  # [nodes], the leaves with a reward
+    # Of each node: the number of leaves and the sum of their rewards, at it or below it.
+    counts = sums_below(scored.double(), tree.parent)
+    totals = sums_below(torch.where(scored, rewards, 0.0).double(), tree.parent)
+    # All pairs of leaves below a node, less those below one child of it.
+    pairs = counts**2 - _over_children(counts**2, tree.parent)
+    products = totals**2 - _over_children(totals**2, tree.parent)
+    sums = {}
+    for depth in tree.depth[inner].unique().tolist():
+        parting = inner & (tree.depth == depth)  # [nodes]
+        sums[f"leaf_pairs_depth_{depth}"] = pairs[parting].sum().item()
+        sums[f"leaf_products_depth_{depth}"] = products[parting].sum().item()
+    sums["leaf_count"] = counts[0].item()
+    sums["leaf_squares"] = rewards[scored].double().square().sum().item()
     return sums
+
+
+def _over_children(values: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
+    """The sum of `values` [nodes] over each node's children, [nodes]."""
+    return torch.zeros_like(values).index_add(0, parent[1:], values[1:])
 
 
 def leaf_correlations(sums: dict[str, float]) -> dict[str, float | None]:
@@ -135,20 +127,19 @@ def leaf_correlations(sums: dict[str, float]) -> dict[str, float | None]:
 def summarise(statistics_of_trees: list[dict[str, list[float]]]) -> dict[str, float | None]:
     """The means over an update's first trees, with their number of leaves.
 
-    A mean is None where no tree has a value. `leaf_correlations` makes its figures of the means.
+    A mean is None where no tree has a value. The sums over leaves become `leaf_correlations`.
     """
     merged = defaultdict(list)
     for values_of_tree in statistics_of_trees:
         for name, values in values_of_tree.items():
             merged[name] += values
-    means = {}
-    for name in sorted(merged):
-        numbers = [value for value in merged[name] if not math.isnan(value)]
-        means[name] = statistics.fmean(numbers) if numbers else None
-    # Per tree: one that lacks a depth has no pairs there.
+    # Sums per tree: one that lacks a depth has no pairs there.
     trees = len(statistics_of_trees)
     sums = {name: sum(merged[name]) / trees for name in merged if name.startswith(LEAF_SUMS)}
-    means = {name: mean for name, mean in means.items() if name not in sums}
+    means = {}
+    for name in sorted(merged.keys() - sums.keys()):
+        numbers = [value for value in merged[name] if not math.isnan(value)]
+        means[name] = statistics.fmean(numbers) if numbers else None
     return {**means, **leaf_correlations(sums), "leaves": len(merged["completion_length"])}
 
 

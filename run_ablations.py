@@ -515,16 +515,18 @@ def read_curves(folders: dict[tuple[str, int], Path], failures: dict[Path, str |
     return {arm: runs for arm, runs in curves.items() if any(runs)}
 
 
-def run_sweep(args: argparse.Namespace, words: list[str], sweep: Path) -> None:
+def run_sweep(
+    args: argparse.Namespace, words: list[str], sweep: Path, base: Path, arms: dict[str, dict]
+) -> None:
     """Trains and compares all arms of one sweep, and writes its folder.
 
     Args:
         words: of the command line, the flags for every run.
+        base, arms: as `read_arms` gives them.
 
     Raises:
         BadInput: every run failed.
     """
-    base, arms = read_arms(sweep, words)
     # Arms with the same flags have the same folder, and share its run.
     folders = {}
     runs = {}
@@ -565,11 +567,10 @@ def read_arms(sweep: Path, words: list[str]) -> tuple[Path, dict[str, dict]]:
 
 def main() -> None:
     args, words = parse_arguments()
-    # A mistake in the last sweep must not show after hours.
-    for sweep in args.sweeps:
-        read_arms(sweep, words)
-    for sweep in args.sweeps:
-        run_sweep(args, words, sweep)
+    # All of them first: a mistake in the last sweep must not show after hours.
+    prepared = [(sweep, *read_arms(sweep, words)) for sweep in args.sweeps]
+    for sweep, base, arms in prepared:
+        run_sweep(args, words, sweep, base, arms)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """How much does step credit buy? Measured at a fixed policy, before anything is trained.
 
-    python benchmarks/credit.py --task chain --trees 4-2-2 2-2-2 --groups 4 8   # minutes on 2 cores
+    python benchmarks/credit.py --task maze --length 60 --trees 4-2 2-2-2 --groups 4 6   # minutes
+
+--length is that of the longest completion, which the steps of a tree share.
 
 1. Efficiency: the certain progress that one sampled token buys, whatever the learning rate,
 
@@ -45,7 +47,7 @@ from reward import Grader
 from tree import Tree
 from tree_sampler import TreeSampler
 
-# A token's probability that makes it a decision lies below this.
+# A sampled token is a decision where its probability was below this.
 UNSURE = 0.9
 
 

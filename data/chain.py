@@ -14,7 +14,6 @@ operations (how long the way is) and of families (how many skills it takes) are 
 can be changed with the rest held fixed.
 """
 
-import hashlib
 import math
 import random
 import re
@@ -22,6 +21,7 @@ import string
 from typing import NamedTuple
 
 from answers.extract import extract_answer
+from data.splits import split_of
 from run.errors import BadInput
 
 __all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
@@ -105,8 +105,17 @@ def budget_of(operations: int) -> int:
     """The most characters of a completion: every operation's result, and the working of so few that
     working out every second one, at random, keeps to the budget about once in seven times."""
     workings = max(0, int(operations / 2 - 0.55 * math.sqrt(operations)))
-    headers = HEADER * max(1, operations // ROUND)
+    headers = HEADER * rounds_of(operations)
     return SHORT * operations + WORKING * workings + headers + BOX
+
+
+def rounds_of(operations: int) -> int:
+    """In how many rounds so many operations are done.
+
+    >>> rounds_of(5), rounds_of(16), rounds_of(48)
+    (1, 1, 3)
+    """
+    return max(1, operations // ROUND)
 
 
 def prompt(row: dict) -> list[dict[str, str]]:
@@ -212,7 +221,7 @@ def results(chain: Chain) -> list[int]:
 def sample_chain(rng: random.Random, operations: int, skills: int, split: str) -> Chain:
     """A random chain of a split. No kind comes twice in a round, and the kinds are spread evenly
     over the families."""
-    rounds = max(1, operations // ROUND)
+    rounds = rounds_of(operations)
     while True:
         kinds = "".join(rng.sample(list(KINDS), operations // rounds))
         families = "".join(family_of(kind, skills) for kind in kinds)
@@ -228,10 +237,3 @@ def family_of(kind: str, skills: int) -> str:
     ('f', 'b', 'a')
     """
     return FAMILIES[list(KINDS).index(kind) % skills]
-
-
-def split_of(problem: str) -> str:
-    """The one split that a problem may be in, by a hash of its text, so that train, test and the
-    pupil's base never overlap."""
-    digest = hashlib.sha256(problem.encode()).digest()
-    return ("base", "base", "train", "test")[digest[0] % 4]

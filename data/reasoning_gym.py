@@ -14,7 +14,6 @@ import ast
 import contextlib
 import difflib
 import functools
-import hashlib
 import importlib.util
 import io
 import json
@@ -25,6 +24,7 @@ import sys
 from pathlib import Path
 
 from answers.extract import without_thinking
+from data.splits import split_of
 from run.errors import BadInput
 
 __all__ = ["LEVELS", "answer", "problems", "prompt", "score", "warm_up"]
@@ -37,6 +37,8 @@ SYSTEM_PROMPT = (
 # For models without a chat template.
 PROMPT_TEMPLATE = "{problem}\nPut the final answer within \\boxed{}.\n"
 
+# A quarter of the questions are for testing.
+SPLITS = ("test", "train", "train", "train")
 # Seeds of the first item, and the rows that are wanted. Every second or fourth item is of the
 # other split, or repeats a question.
 FIRST_SEEDS = {"train": 0, "test": 1_000_000}
@@ -262,12 +264,6 @@ def _generated(name: str, split: str) -> str:
     return done.stdout
 
 
-def split_of(question: str) -> str:
-    """The one split that a question may be in, by a hash of its text: a quarter are for testing."""
-    digest = hashlib.sha256(question.encode("utf-8", "replace")).digest()
-    return "test" if digest[0] % 4 == 0 else "train"
-
-
 def generate(name: str, split: str) -> list[dict]:
     """The rows of a split, each question once. Items are drawn until there are enough rows, or most
     of them repeat others."""
@@ -282,7 +278,7 @@ def generate(name: str, split: str) -> list[dict]:
         question = row["problem"]
         # An integral that the generator could not solve itself is its answer.
         is_solved = name not in PARSING or _is_expression(row["answer"])
-        if is_solved and split_of(question) == split:
+        if is_solved and split_of(question, SPLITS) == split:
             rows.setdefault(question, row)
         if len(rows) == wanted:
             break

@@ -61,7 +61,6 @@ def summary() -> dict[str, Arms]:
 def arms_of(domain: Domain) -> Arms:
     """Each arm's figures at each budget."""
     all_curves = curves_of(domain.sweep)
-    # A budget is what every run of the sweep reached, also of an arm that is not shown here.
     curves = {name: all_curves[arm] for arm, name in domain.arms.items()}
     seeds = [
         seed
@@ -81,6 +80,7 @@ def arms_of(domain: Domain) -> Arms:
         for budget, key in BUDGETS.items():
             if budget == "equal_seconds" and not domain.is_timed:
                 continue
+            # What every run of the sweep reached, also of an arm that is not shown here.
             at = equal_budget(all_curves, key)
             points = [point_at(runs[seed], key, at) for seed in seeds]
             arms[arm][budget] = {
@@ -171,7 +171,12 @@ def evidence_table() -> str:
     ]
     rows = []
     for domain, arms in read_json(SUMMARY).items():
-        has_outcome = arm_of(arms, "outcome")
+        outcome = "not run"
+        seconds = "not timed"
+        if arm_of(arms, "outcome"):
+            outcome = with_interval(gains(arms, "equal_tokens", "outcome"), "+")
+        if DOMAINS[domain].is_timed:
+            seconds = with_interval(gains(arms, "equal_seconds"), "+")
         ratio = predicted_ratio(domain, arms)
         rows.append(
             [
@@ -179,12 +184,8 @@ def evidence_table() -> str:
                 f"{arm_of(arms, 'treerpo')}, {arm_of(arms, 'grpo')}",
                 with_interval(scores(arms, "grpo")),
                 with_interval(gains(arms, "equal_tokens"), "+"),
-                with_interval(gains(arms, "equal_tokens", "outcome"), "+")
-                if has_outcome
-                else "not run",
-                with_interval(gains(arms, "equal_seconds"), "+")
-                if "equal_seconds" in arms[arm_of(arms, "grpo")]
-                else "not timed",
+                outcome,
+                seconds,
                 with_interval(gains(arms, "equal_updates"), "+"),
                 with_interval(shortening(arms), "+"),
                 "-" if ratio is None else f"{ratio:.2f} x",
@@ -192,12 +193,12 @@ def evidence_table() -> str:
             ]
         )
     sweeps = "; ".join(
-        f"{name} {domain.sweep}, {domain.tuned_by}" for name, domain in DOMAINS.items()
+        f"{name}: {domain.sweep}, grid {domain.tuned_by}" for name, domain in DOMAINS.items()
     )
     note = (
         "Mean ± 95 % interval over seeds, differences over GRPO taken seed by seed. Predicted: the "
         "instrument's ratio of progress per sampled token, before training. `python "
-        "run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, and `--seeds 1` for the grid "
-        f"that tuned both sides: {sweeps}."
+        "run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, and `--seeds 1` for the grids "
+        f"that tuned both sides ({sweeps})."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"

@@ -27,7 +27,7 @@ from run.markdown import markdown_table  # noqa: E402
 from run_ablations import column, differences, equal_budget, point_at, score_name, with_interval  # noqa: E402
 
 RESULTS = ROOT / "results"
-PUZZLES = ("countdown", "sudoku4", "maze")
+PUZZLES = ("countdown", "sudoku4", "maze", "chain")
 
 
 # --- The demo ---

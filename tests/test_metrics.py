@@ -134,7 +134,7 @@ def test_warnings_come_once_and_in_time(caplog):
     )
 
 
-def sampled_tree(rng, rates_of_steps: list[list[float]]) -> tuple[Tree, torch.Tensor]:
+def sampled_tree(rng, rates_of_steps: list[float]) -> tuple[Tree, torch.Tensor]:
     """A tree of shape 3-3 whose leaf is right with a rate that its first step drew, and its step
     rewards."""
     parent = [-1, 0, 0, 0]

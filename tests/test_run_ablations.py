@@ -241,7 +241,7 @@ def test_runs_that_arms_share_and_runs_of_all_weights_are_made_once(tmp_path, mo
 def test_several_sweeps_are_all_checked_before_the_first_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     made = []
-    monkeypatch.setattr(run_ablations, "run_sweep", lambda args, words, sweep: made.append(sweep))
+    monkeypatch.setattr(run_ablations, "run_sweep", lambda *args: made.append(args[2]))
     write_yaml(tmp_path / "base.yaml", {"max_steps": 1, "eval_steps": 1, "num_samples": 0})
     for name, arms in (("one", {"a": {}}), ("two", {"b": {}}), ("bad", {"c": {"max_step": 2}})):
         write_yaml(tmp_path / f"{name}.yaml", {"extends": "base.yaml", "arms": arms})
