@@ -399,6 +399,7 @@ def _complete_and_grade(
         temperature=0.0 if greedy else flags.temperature,
         top_p=flags.top_p,
         max_rows=flags.max_rows,
+        use_cuda_graph=flags.use_cuda_graph,
     )
     # The problems go round the processes, so that each has some of the long ones.
     count = len(benchmark.problems)
@@ -540,7 +541,7 @@ def load_model_to_evaluate(flags: Flags, accelerator: Accelerator):
         model = load_adapter(model, flags.adapter)
     model.to(accelerator.device)
     try:
-        check_sampler(model, tokenizer, trains=False)
+        check_sampler(model, tokenizer, trains=False, use_cuda_graph=flags.use_cuda_graph)
     except ValueError as error:
         raise BadInput(f"--model_name_or_path {flags.model_name_or_path}: {error}") from error
     return tokenizer, model

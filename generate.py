@@ -96,27 +96,43 @@ class _InverseCDF(LogitsProcessor):
     def __init__(self, uniforms: Tensor, temperature: float, top_p: float, top_k: int):
         self.uniforms = uniforms  # [step tokens, rows]
         self.warping = (temperature, top_p, top_k)
-        self.greedy = temperature == 0
         self.logprobs: list[Tensor] = []  # one [rows] per position
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logits = warp(scores, *self.warping)  # [rows, vocabulary]
-        # A vocabulary may hold 262,144 tokens. All of it is read once, for the mass of each block;
-        # after that only the block drawn is read.
-        block_tokens = math.gcd(logits.shape[1], 512)
-        blocks = logits.unflatten(1, (-1, block_tokens))  # [rows, blocks, tokens of a block]
-        masses = blocks.logsumexp(-1)  # [rows, blocks]
-        if self.greedy:
-            token = logits.argmax(-1, keepdim=True)  # [rows, 1]
-        else:
-            quantile = self.uniforms[len(self.logprobs), :, None]  # [rows, 1]
-            block, within = _draw(masses, quantile)  # [rows, 1] each
-            block_logits = blocks.take_along_dim(block[:, :, None], 1).squeeze(1)
-            offset, _ = _draw(block_logits, within)  # [rows, 1]
-            token = block * block_tokens + offset
-        logprob = logits.gather(1, token) - masses.logsumexp(-1, keepdim=True)  # [rows, 1]
-        self.logprobs.append(logprob.squeeze(1))
-        return scores.fill_(-torch.inf).scatter_(1, token, 0.0)
+        token, logprob = draw_tokens(scores, self.uniforms[len(self.logprobs)], self.warping)
+        self.logprobs.append(logprob)
+        return scores.fill_(-torch.inf).scatter_(1, token[:, None], 0.0)
+
+
+def draw_tokens(
+    logits: Tensor, quantiles: Tensor, warping: tuple[float, float, int]
+) -> tuple[Tensor, Tensor]:
+    """One token per row, and its log-probability under the sampling policy.
+
+    Args:
+        logits: [rows, vocabulary].
+        quantiles: [rows], in [0, 1); not read where the temperature is 0.
+        warping: temperature, top_p and top_k.
+
+    Returns:
+        The tokens, LongTensor [rows], and their log-probabilities, [rows].
+    """
+    logits = warp(logits, *warping)  # [rows, vocabulary]
+    # A vocabulary may hold 262,144 tokens. All of it is read once, for the mass of each block;
+    # after that only the block drawn is read.
+    block_tokens = math.gcd(logits.shape[1], 512)
+    blocks = logits.unflatten(1, (-1, block_tokens))  # [rows, blocks, tokens of a block]
+    masses = blocks.logsumexp(-1)  # [rows, blocks]
+    is_greedy = warping[0] == 0
+    if is_greedy:
+        token = logits.argmax(-1, keepdim=True)  # [rows, 1]
+    else:
+        block, within = _draw(masses, quantiles[:, None])  # [rows, 1] each
+        block_logits = blocks.take_along_dim(block[:, :, None], 1).squeeze(1)
+        offset, _ = _draw(block_logits, within)  # [rows, 1]
+        token = block * block_tokens + offset
+    logprob = logits.gather(1, token) - masses.logsumexp(-1, keepdim=True)  # [rows, 1]
+    return token.squeeze(1), logprob.squeeze(1)
 
 
 def _draw(logits: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,6 +281,30 @@ def bare_generation_config(causal):
         causal.generation_config = own
 
 
+@contextmanager
+def attention_implementation(config, name: str):
+    """Inside it the layers of the model with this config use another attention implementation.
+
+    Outside of it nothing has changed: other passes and other models have transformers' own.
+    """
+    own = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
+
+
+def looks_attention_up(causal) -> bool:
+    """Whether a model that computes by SDPA takes another attention of the same form by its name.
+
+    A model that chooses keys itself (index_topk) does so for "sdpa" alone.
+    """
+    config = causal.config.get_text_config()
+    is_sdpa = config._attn_implementation == "sdpa"
+    return is_sdpa and causal.is_backend_compatible() and not hasattr(config, "index_topk")
+
+
 def max_positions(causal) -> int | None:
     """How many positions a model was made for, where its config says so."""
     return getattr(causal.config.get_text_config(), "max_position_embeddings", None)
@@ -377,7 +417,7 @@ class Step:
     tokens: Tensor  # LongTensor [tokens of the step], on the CPU
     logprobs: Tensor  # [tokens of the step], on the CPU
     finished: bool  # the last token is a stop token
-    row: Row  # the row with this step at its end
+    row: Row | None  # the row with this step at its end; None where it can't be continued
 
 
 @dataclass(eq=False)
@@ -583,26 +623,46 @@ class Engine:
         tokens = sequences[:, 1:]  # [rows, new tokens]
         logprobs = torch.stack(draw.logprobs, 1).float()  # [rows, new tokens]
 
-        # A row ends at its first stop token or delimiter, or else with the call.
-        stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=device)
-        stopped = torch.isin(tokens, stop_ids)  # [rows, new tokens]
-        ended = stopped
-        for criterion in criteria:
-            ended = ended | torch.stack(criterion.ended, 1)
+        delimited = torch.stack(criteria[0].ended, 1) if criteria else None
+        lengths, finished = self._ends(tokens, delimited)
         width = tokens.shape[1]
-        lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, width)  # [rows]
-        finished = stopped.gather(1, lengths[:, None] - 1).squeeze(1)  # [rows]
 
         tokens = tokens.cpu()
         logprobs = logprobs.cpu()
         steps = []
-        for index, (length, stop) in enumerate(zip(lengths.tolist(), finished.tolist())):
+        for index, (length, stop) in enumerate(zip(lengths, finished)):
             own = tokens[index, :length]
             total = rows[index].length + length
             row = Row(cache, index, total, last_id=int(own[-1]), gap=width - length)
             steps.append(Step(own, logprobs[index, :length], stop, row))
         self._warn_of_length(max(step.row.length for step in steps))
         return steps
+
+    def _ended(self, tokens: Tensor, delimited: Tensor | None) -> Tensor:
+        """Where a stop token or a delimiter ends, BoolTensor [rows, new tokens].
+
+        Args:
+            tokens: LongTensor [rows, new tokens].
+            delimited: BoolTensor [rows, new tokens]: where a delimiter ends; None without one.
+        """
+        stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=tokens.device)
+        stopped = torch.isin(tokens, stop_ids)
+        return stopped if delimited is None else stopped | delimited
+
+    def _ends(self, tokens: Tensor, delimited: Tensor | None) -> tuple[list[int], list[bool]]:
+        """How many tokens each row has, and whether a stop token is the last of them.
+
+        A row ends at its first stop token or delimiter, or else with the call. Arguments are those
+        of `_ended`.
+        """
+        ended = self._ended(tokens, delimited)
+        lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, tokens.shape[1])  # [rows]
+        last = tokens.gather(1, lengths[:, None] - 1)  # [rows, 1]
+        finished = self._ended(last, None).squeeze(1)  # [rows]
+        return lengths.tolist(), finished.tolist()
+
+    def release(self) -> None:
+        """Lets go of what is kept from one step to the next: nothing here."""
 
     def _warn_of_length(self, longest: int) -> None:
         """Warns once where rows outgrow the model; rotary positions have no end that stops them."""

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from generate import evaluation_mode, warp
+from generate import attention_implementation, evaluation_mode, looks_attention_up, warp
 from packing import Pack, pack
 from tree import Tree
 from tree_sampler import TreeSampler
@@ -71,27 +71,12 @@ def _attention_for_packs(causal, config) -> str:
     """The attention implementation with which a model computes packs.
 
     It is tree attention where the model has "sdpa" and looks its attention up by name, and else the
-    model's own. A model that chooses keys itself (index_topk) does so for "sdpa" alone.
+    model's own.
     """
-    own = config._attn_implementation
-    if own != "sdpa" or not causal.is_backend_compatible() or hasattr(config, "index_topk"):
-        return own
+    if not looks_attention_up(causal):
+        return config._attn_implementation
     AttentionInterface.register(TREE_ATTENTION, tree_sdpa)
     return TREE_ATTENTION
-
-
-@contextmanager
-def _attention(config, implementation: str):
-    """Inside it the layers of the model with this config use another attention implementation.
-
-    Outside of it nothing has changed: sampling and other models have transformers' own.
-    """
-    own = config._attn_implementation
-    config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
 
 
 def _segments(pack: Pack) -> list[tuple[slice, Tensor]]:
@@ -225,7 +210,7 @@ def _hidden_states(causal, pack: Pack) -> Tensor:
     masks = _masks(config, causal.dtype, pack)
     attention = _attention_for_packs(causal, config)
     tree_arguments = {"segments": _segments(pack)} if attention == TREE_ATTENTION else {}
-    with _attention(config, attention):
+    with attention_implementation(config, attention):
         output = decoder(
             input_ids=pack.input_ids[None],  # [1, tokens]
             attention_mask=masks,
@@ -334,7 +319,7 @@ def _recomputed(forward: Callable, config) -> Callable:
         implementation = config._attn_implementation
 
         def forward_as_now(*args, **kwargs):
-            with _attention(config, implementation):
+            with attention_implementation(config, implementation):
                 return forward(*args, **kwargs)
 
         return checkpoint(forward_as_now, *args, use_reentrant=False, **kwargs)
@@ -466,13 +451,13 @@ def check_model(model) -> None:
             _require_close(logprobs, _plain_logprobs(model, tree, node), model.dtype)
 
 
-def check_sampler(model, tokenizer, trains: bool) -> None:
+def check_sampler(model, tokenizer, trains: bool, use_cuda_graph: bool = True) -> None:
     """Refuses a model that is sampled otherwise than it computes.
 
-    Two small trees are sampled by real generate calls. Their log-probabilities are held against one
-    forward pass per path, and, where the model is to be trained, against `token_logprobs` in
-    training mode. Random states are left as they were: sampling has streams of its own, and only
-    dropout draws from torch's.
+    Two small trees are sampled by the engine that the run will use. Their log-probabilities are
+    held against one forward pass per path, and, where the model is to be trained, against
+    `token_logprobs` in training mode. Random states are left as they were: sampling has streams of
+    its own, and only dropout draws from torch's.
 
     Raises:
         ValueError: names the model's type and its attention implementation.
@@ -484,7 +469,9 @@ def check_sampler(model, tokenizer, trains: bool) -> None:
     devices = [model.device] if model.device.type == "cuda" else []
     with _refusing(model, "can't be sampled"), torch.random.fork_rng(devices):
         # As sampled, against one forward pass per path.
-        sampler = TreeSampler(model, tokenizer, branching=2, depth=2, step_tokens=4)
+        sampler = TreeSampler(
+            model, tokenizer, branching=2, depth=2, step_tokens=4, use_cuda_graph=use_cuda_graph
+        )
         sampler.engine.stop_at([])  # so that no path ends early
         trees = sampler.sample(prompts, seeds=[0, 1])
         for tree in trees:

@@ -606,7 +606,7 @@ def make_learner(
         checkpoint_layers(model)
     # Packed trees and sampled steps must agree with plain forward passes.
     check_model(model)
-    check_sampler(model, tokenizer, trains=True)
+    check_sampler(model, tokenizer, trains=True, use_cuda_graph=flags.use_cuda_graph)
     if launched_with_fsdp():
         shard(model)
 
@@ -634,6 +634,7 @@ def make_sampler(flags: Flags, model, tokenizer) -> TreeSampler:
         top_k=flags.top_k,
         max_rows=flags.max_rows,
         step_delimiter=delimiter.replace("\\n", "\n") if delimiter else None,
+        use_cuda_graph=flags.use_cuda_graph,
     )
 
 

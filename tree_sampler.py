@@ -8,12 +8,14 @@ the logits).
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 from torch import Tensor
 
+import fixed_shape
 from generate import Engine, Row, Stream, evaluation_mode
 from run.memory import MemoryLimit
 from tree import Tree
@@ -57,6 +59,8 @@ class TreeSampler:
         depth: steps from the prompt to the longest leaves (D).
         max_rows: most rows in one generate call; it bounds the memory, however large the tree.
             Where that is still too much for the device, it is halved.
+        use_cuda_graph: sample by the engine of fixed shape (fixed_shape.py) where that is of use:
+            on a GPU, for a model whose attention is SDPA.
 
     Raises:
         ValueError: as `Engine`, or a branching, depth or max_rows below 1.
@@ -74,6 +78,7 @@ class TreeSampler:
         top_k: int = 0,
         max_rows: int = 256,
         step_delimiter: str | None = None,
+        use_cuda_graph: bool = True,
     ):
         if isinstance(branching, (list, tuple)):
             self.widths = list(branching)
@@ -83,7 +88,9 @@ class TreeSampler:
         for name, value in (("branching", narrowest), ("max_rows", max_rows)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1 (and depth too)")
-        self.engine = Engine(
+        in_fixed_shape = use_cuda_graph and fixed_shape.suits(model)
+        engine_class = fixed_shape.FixedShapeEngine if in_fixed_shape else Engine
+        self.engine = engine_class(
             model, tokenizer, step_tokens, temperature, top_p, top_k, step_delimiter
         )
         self._limit = MemoryLimit("max_rows", max_rows)
@@ -187,7 +194,7 @@ class TreeSampler:
         """Grows everything below the starts: (index of a tree, its new nodes), once it is whole."""
         frontier = _Frontier(starts)
         grown: defaultdict[int, list[Node]] = defaultdict(list)  # new nodes by tree
-        with evaluation_mode(self.engine.model):
+        with self._sampling():
             while not frontier.empty():
                 # Which parents are next? As many as fill a slice.
                 generation = frontier.next_generation(self.max_rows)
@@ -202,6 +209,15 @@ class TreeSampler:
                 # Trees in which nothing is left to grow.
                 for tree in frontier.close(parents):
                     yield tree, grown.pop(tree, [])
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """Inside it the model is in evaluation mode; after it the engine holds no memory."""
+        with evaluation_mode(self.engine.model):
+            try:
+                yield
+            finally:
+                self.engine.release()
 
     def _prefill(self, frontier: "_Frontier") -> None:
         """Prefills as many waiting starts as fit into a slice; fewer where memory runs out."""

@@ -67,6 +67,9 @@ class ModelAndDataFlags:
     max_rows: int = flag(
         256, "rows in one generate call; lower it when sampling runs out of memory"
     )
+    use_cuda_graph: bool = flag(
+        True, "on a GPU, sample in a cache of fixed shape by CUDA graphs; false: by generate"
+    )
     grader_workers: int = flag(2, "processes that verify answers")
     grader_timeout: float = flag(2.0, "seconds for one answer")
     seed: int = flag(0, "of everything random")
