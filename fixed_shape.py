@@ -79,7 +79,8 @@ def decode_sdpa(
         [rows, 1, heads, head dimension], and None for the weights.
     """
     rows, heads, _, _ = query.shape
-    groups = query.reshape(rows, key.shape[1], -1, query.shape[3])  # [rows, key heads, group, ...]
+    # [rows, key heads, group, head dimension]
+    groups = query.reshape(rows, key.shape[1], -1, query.shape[3]).to(key.dtype)
     output = scaled_dot_product_attention(groups, key, value, attention_mask, scale=scaling)
     return output.reshape(rows, 1, heads, -1), None
 
@@ -117,8 +118,8 @@ class _Slots(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         slots, positions = self.at
         # Indices around a slice come first: [rows, heads, head dimension].
-        self.keys[slots, :, positions] = key_states[:, :, 0]
-        self.values[slots, :, positions] = value_states[:, :, 0]
+        self.keys[slots, :, positions] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[slots, :, positions] = value_states[:, :, 0].to(self.values.dtype)
         rows = len(slots)
         return self.keys[:rows, :, : self.columns], self.values[:rows, :, : self.columns]
 
@@ -236,9 +237,16 @@ class _Workspace:
 
 
 def _zeros_like(states: Tensor, slots: int, columns: int) -> Tensor:
-    """[slots, heads, columns, head dimension], with the heads and numbers of `states`."""
+    """[slots, heads, columns, head dimension], with the heads of `states`.
+
+    Under autocast the numbers are those that attention computes with: others would be converted in
+    every turn.
+    """
     _, heads, _, head_dimension = states.shape
-    return states.new_zeros(slots, heads, columns, head_dimension)
+    device = states.device.type
+    autocasts = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocasts else states.dtype
+    return states.new_zeros(slots, heads, columns, head_dimension, dtype=dtype)
 
 
 def row_bucket(rows: int) -> int:

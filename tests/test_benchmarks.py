@@ -125,8 +125,11 @@ def test_gemma3_smoke(tmp_path):
 
 
 def test_every_benchmark_is_run_here():
-    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"common"}
-    assert scripts == SMALLEST.keys() | {"hard_problems", "gemma3_smoke"}
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"common", "roofline"}
+    # tests/test_gpu_script.py runs these two.
+    by_gpu_script = {"device_tests", "real_model"}
+    others = {"hard_problems", "gemma3_smoke", "gguf_checkpoint"}
+    assert scripts == SMALLEST.keys() | others | by_gpu_script
 
 
 # --- What they share, and the small functions ---
@@ -173,6 +176,25 @@ def test_small_problems_have_no_number_above_thirty(load_module, tmp_path):
     smoke.write_small_problems(tmp_path, tmp_path)
     small = (tmp_path / "svamp_small.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in small] == rows[:1]
+
+
+def test_a_gguf_in_parts_is_one_model(load_module, tmp_path, monkeypatch, tiny_base, tokenizer):
+    checkpoint = load_module("gguf_checkpoint")
+    read = []
+
+    def load_gguf(path, dtype):
+        read.append(path.read_bytes())
+        return tokenizer, tiny_base
+
+    monkeypatch.setattr(checkpoint, "load_gguf", load_gguf)
+    parts = [tmp_path / "model.gguf.aa", tmp_path / "model.gguf.ab"]
+    for part, content in zip(parts, (b"GG", b"UF")):
+        part.write_bytes(content)
+    folder = tmp_path / "model"
+    monkeypatch.setattr(sys, "argv", ["gguf_checkpoint.py", *map(str, parts), str(folder)])
+    checkpoint.main()
+    assert read == [b"GGUF"]
+    assert (folder / "model.safetensors").exists() and (folder / "tokenizer.json").exists()
 
 
 def test_flags_of_the_smoke_test_exist(load_module, tmp_path, monkeypatch):
