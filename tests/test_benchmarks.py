@@ -129,7 +129,8 @@ def test_every_benchmark_is_run_here():
     # tests/test_gpu_script.py runs these two.
     by_gpu_script = {"device_tests", "real_model"}
     others = {"hard_problems", "gemma3_smoke", "gguf_checkpoint"}
-    assert scripts == SMALLEST.keys() | others | by_gpu_script
+    # And tests/test_hardware.py this one.
+    assert scripts == SMALLEST.keys() | others | by_gpu_script | {"scaling"}
 
 
 # --- What they share, and the small functions ---

@@ -68,7 +68,8 @@ def test_links_lead_to_files(path):
 def flags_of_scripts() -> set[str]:
     """The flags that scripts give to a parser as words, and those that the benchmarks' helper
     `arguments` makes of its keywords."""
-    flags = set()
+    script = text_of("benchmarks/gpu.sh")
+    flags = set(re.findall(r"^ +--(\w+)\)", script, re.MULTILINE))
     for path in [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):

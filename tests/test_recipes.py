@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT, TINY_BASE
 from peft import LoraConfig, get_peft_model
 from test_scripts import read
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 import budget
 import train_treerpo
@@ -97,6 +97,58 @@ def test_equal_tokens_are_equal():
         flat.branching == [round(224_256 / flat.step_tokens)]
         and flat.depth * flat.step_tokens == 1152
     )
+
+
+# SmolLM2-135M, as its checkpoint's config gives it.
+SMOLLM2 = dict(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+
+
+def test_the_small_real_model_fits_a_small_gpu(monkeypatch):
+    flags = recipe_flags("smollm2-gsm8k")
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2), dtype=torch.bfloat16)
+        lora = LoraConfig(r=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(base, lora)
+    assert base.num_parameters(only_trainable=False) > 134e6
+    monkeypatch.setattr(budget, "device_memory", lambda device: 24 * budget.GIB)
+    longest = flags.max_prompt_length
+    text = budget.describe(flags, model, longest, 1, torch.device("cuda"), torch.bfloat16)
+    assert "may not fit" not in text, text
+
+
+def test_the_small_real_models_recipes_cost_the_same():
+    tree, flat = recipe_flags("smollm2-gsm8k"), recipe_flags("smollm2-gsm8k-grpo")
+    assert (6 + 12 + 24) * tree.step_tokens == flat.branching[0] * flat.step_tokens == 3360
+    assert tree.branching == [6, 2, 2] and flat.branching == [14]
+    # A completion is as long as the tree's longest path.
+    assert tree.depth * tree.step_tokens == flat.depth * flat.step_tokens == 240
+    changed = {name for name, value in vars(tree).items() if value != getattr(flat, name)}
+    assert changed == {"branching", "depth", "step_tokens", "scale_rewards"}
+
+
+@pytest.mark.parametrize("name", ["smollm2-gsm8k", "smollm2-gsm8k-grpo"])
+def test_the_small_real_models_recipes_on_the_tiny_base(name, tmp_path):
+    output = tmp_path / "run"
+    sys.argv = [
+        "train_treerpo.py",
+        *("--config", str(ROOT / "recipes" / f"{name}.yaml")),
+        *("--model_name_or_path", str(TINY_BASE)),
+        *("--dataset_name", "arithmetic", "--benchmarks", "arithmetic[:2]"),
+        *("--prompts_per_update", "2", "--max_steps", "1", "--save_steps", "0"),
+        *("--max_prompt_length", "64", "--output_dir", str(output)),
+    ]
+    train_treerpo.main()
+    (row,) = [row for row in read(output / "metrics.jsonl") if "reward" in row]
+    assert 0 < row["sampled_tokens"] <= 2 * 3360 and row["learning_rate"] == 0
 
 
 def test_the_papers_settings():

@@ -1,0 +1,119 @@
+"""docs/hardware.md: its estimates are those of the code, and two processes send what it says."""
+
+import importlib
+import json
+import re
+
+import pytest
+import torch
+from conftest import ROOT
+from peft import LoraConfig, get_peft_model
+from test_recipes import SMOLLM2, model_without_weights, recipe_flags
+from test_scripts import TWO_PROCESSES, adapter, read, script, words
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import budget
+
+TEXT = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+ESTIMATES = {
+    cells[0].strip("`"): cells[2:7]
+    for cells in (row.strip("| ").split(" | ") for row in TEXT.splitlines() if "estimate |" in row)
+}
+
+
+def model_of(name: str, flags):
+    """The model of a recipe, without weights."""
+    if not name.startswith("smollm2"):
+        return model_without_weights("7b" if "7b" in name else "1.5b", flags)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2), dtype=torch.bfloat16)
+        lora = LoraConfig(r=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+        return get_peft_model(base, lora)
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimates_are_those_of_a_dry_run(name):
+    flags = recipe_flags(name)
+    model = model_of(name, flags)
+    sizes = budget.update_sizes(flags, flags.max_prompt_length, processes=1)
+    memory = budget.update_memory(flags, model, sizes, torch.bfloat16)
+    widths = "-".join(map(str, flags.branching))
+    parts = (memory.weights, memory.caches, memory.activations)
+    assert ESTIMATES[name] == [
+        f"{widths} of {flags.step_tokens}",
+        f"{sizes.sampled_tokens:,}",
+        *(f"{part / budget.GIB:.1f}" for part in parts),
+    ]
+
+
+def test_every_recipe_of_a_real_model_has_its_estimate():
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    real = {name for name in recipes if re.search("qwen|smollm2", name)}
+    assert ESTIMATES.keys() == real
+
+
+def test_the_scaling_table_is_that_of_the_script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scaling = importlib.import_module("scaling")
+    assert scaling.table() in TEXT
+    alone, eight = scaling.update_on(1), scaling.update_on(8)
+    assert f"{alone.total:,.0f} s. 300 batches: **{alone.total / 12:.0f} hours" in TEXT
+    assert f"{eight.total:.0f} s: **{eight.total / 12:.0f} hours**" in TEXT
+    # More processes than trees in a minibatch: training falls no further.
+    assert scaling.update_on(128).train == scaling.update_on(64).train
+    assert scaling.update_on(128).sample < scaling.update_on(64).sample
+
+
+# --- What two processes send ---
+
+# Stands before the trainer: writes down the all-reduces of each process.
+RECORDER = """
+import json, os, runpy, sys
+import torch.distributed as dist
+
+sent = []
+all_reduce = dist.all_reduce
+
+def recorded(tensor, *args, **kwargs):
+    sent.append([str(tensor.dtype), tensor.numel()])
+    return all_reduce(tensor, *args, **kwargs)
+
+dist.all_reduce = recorded
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    with open(os.environ["SENT"] + os.environ["RANK"], "w") as file:
+        json.dump(sent, file)
+"""
+
+
+def test_two_processes_send_gradients_once_per_minibatch(tmp_path, monkeypatch):
+    """Each trained tensor once for each of the two optimizer steps, and little beside."""
+    recorder = tmp_path / "recorder.py"
+    recorder.write_text(RECORDER, encoding="utf-8")
+    monkeypatch.setenv("SENT", str(tmp_path / "sent"))
+    launch = [recorder if word == "train_treerpo.py" else word for word in TWO_PROCESSES]
+    more = words(
+        tmp_path / "run",
+        max_steps=1,
+        num_minibatches=2,
+        save_steps=0,
+        max_pack_tokens=128,
+        warmup_steps=1,
+    )
+    script(*launch, "train_treerpo.py", *more)
+    (row,) = read(tmp_path / "run" / "metrics.jsonl")
+    assert row["trained_tokens"] > 0
+    # A tensor of so few numbers could be taken for a sum.
+    trained = [tensor.numel() for tensor in adapter(tmp_path / "run").values()]
+    assert min(trained) > 16
+    for rank in range(2):
+        sent = json.loads((tmp_path / f"sent{rank}").read_text())
+        assert len(sent) > 2 * len(trained)
+        gradients = [size for dtype, size in sent if dtype == "torch.float32" and size > 16]
+        steps = len(gradients) // len(trained)
+        assert steps in (1, 2)  # a minibatch without signal makes none
+        assert sorted(gradients) == sorted(trained * steps)
+        assert sum(size for _, size in sent) - sum(gradients) < 100
