@@ -226,10 +226,11 @@ class _Workspace:
 
         The other rows stand behind them, without their keys and values.
         """
-        kept = self.copied(slots, columns)
-        for layer, (keys, values) in zip(self.layers, kept.layers):
-            layer.keys[: len(slots), :, :columns] = keys
-            layer.values[: len(slots), :, :columns] = values
+        kept = torch.tensor(slots, device=self.owner.device)
+        # Layer by layer, so that only one is there twice.
+        for layer in self.layers:
+            for states in (layer.keys, layer.values):
+                states[: len(slots), :, :columns] = states[:, :, :columns].index_select(0, kept)
         others = sorted(set(range(self.slots)) - set(slots))
         order = torch.tensor([*slots, *others], device=self.owner.device)
         for state in (self.token, self.position, self.owner):

@@ -111,7 +111,7 @@ def test_two_processes_send_gradients_once_per_minibatch(tmp_path, monkeypatch):
     assert min(trained) > 16
     for rank in range(2):
         sent = json.loads((tmp_path / f"sent{rank}").read_text())
-        assert len(sent) > 2 * len(trained)
+        assert len(sent) > len(trained)
         gradients = [size for dtype, size in sent if dtype == "torch.float32" and size > 16]
         steps = len(gradients) // len(trained)
         assert steps in (1, 2)  # a minibatch without signal makes none
