@@ -38,6 +38,7 @@ from generate import (
     draw_tokens,
     looks_attention_up,
 )
+from run.processes import launched_with_fsdp
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,26 @@ TURNS_BETWEEN_LOOKS = 16
 
 
 def suits(model) -> bool:
-    """Whether a model is to be sampled in a fixed shape: on a GPU, with attention by SDPA."""
+    """Whether a model is to be sampled in a fixed shape.
+
+    On a GPU, with attention by SDPA to all columns or to a sliding window. Not under FSDP: its
+    passes make other streams wait, which a captured one must not.
+    """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return model.device.type == "cuda" and looks_attention_up(causal)
+    on_gpu = model.device.type == "cuda"
+    return (
+        on_gpu
+        and not launched_with_fsdp()
+        and looks_attention_up(causal)
+        and _knows_masks(causal.config.get_text_config())
+    )
+
+
+def _knows_masks(config) -> bool:
+    """Whether `FixedShapeEngine._masks` has the mask of each of the model's layers."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    in_chunks = getattr(config, "attention_chunk_size", None)
+    return kinds <= {"full_attention", "sliding_attention"} and not in_chunks
 
 
 def decode_sdpa(
@@ -280,12 +298,14 @@ class FixedShapeEngine(Engine):
     """
 
     turns_between_looks = TURNS_BETWEEN_LOOKS
+    # In this process, by any engine: what failed once is not tried again.
+    capture_failed = False
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         AttentionInterface.register(DECODE_ATTENTION, decode_sdpa)
         self.config = self.causal.config.get_text_config()
-        self.captures = self.model.device.type == "cuda"
+        self.captures = self.model.device.type == "cuda" and not self.capture_failed
         self.longest = 0  # tokens of the longest path that was announced
         self._workspace: _Workspace | None = None
         # The rows of the last step, as long as they stand in the workspace and somebody holds them.
@@ -326,9 +346,10 @@ class FixedShapeEngine(Engine):
         """Lets go of the workspace and its graphs.
 
         It takes memory that training needs, and the graphs hold addresses of weights, which may
-        change place between two updates.
+        change place between two updates. A row that somebody still holds keeps the workspace's keys
+        and values alive, and stays where it is.
         """
-        self._vacate()
+        self._tenant = lambda: None
         self._workspace = None
 
     def _vacate(self) -> None:
@@ -372,10 +393,26 @@ class FixedShapeEngine(Engine):
         stored = workspace.first(len(standing), longest + tokens.shape[1])
         self._tenant = weakref.ref(stored)
         homes |= {row: (stored, slot) for slot, row in enumerate(standing)}
-        lengths, finished = self._ends(tokens, _stacked(delimited))
+        return self._steps(rows, tokens, _stacked(delimited), homes)
+
+    def _steps(
+        self,
+        rows: list[Row],
+        tokens: Tensor,
+        delimited: Tensor | None,
+        homes: dict[int, tuple[_Stored, int]],
+    ) -> list[Step]:
+        """What was sampled for each row.
+
+        Args:
+            tokens: LongTensor [rows, turns], of the workspace.
+            delimited: as for `_ends`.
+            homes: where the row with each step at its end is.
+        """
+        lengths, finished = self._ends(tokens, delimited)
         # Copies: the workspace's own are written again in the next step.
-        logprobs = workspace.logprobs[: tokens.shape[1], : len(rows)].T.clone().cpu()
-        tokens = tokens.clone().cpu()  # [rows, turns]
+        logprobs = self._workspace.logprobs[: tokens.shape[1], : len(rows)].T.clone().cpu()
+        tokens = tokens.clone().cpu()
         steps = []
         for index, (row, length, stop) in enumerate(zip(rows, lengths, finished)):
             own = tokens[index, :length]
@@ -438,17 +475,27 @@ class FixedShapeEngine(Engine):
         """A turn as a graph; None where the model does what can't be captured.
 
         That is to wait for the GPU, as a mixture of experts may do to know its experts' tokens.
+        Nothing is computed while a turn is captured, so that one that fails leaves all as it was.
         """
-        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, pool=self._workspace.pool):
+            graph = torch.cuda.CUDAGraph()
+            # What other threads ask of the GPU meanwhile (NCCL's watchdog does) is none of it.
+            with torch.cuda.graph(
+                graph, pool=self._workspace.pool, capture_error_mode="thread_local"
+            ):
                 self._turn(slots, columns)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
-            logger.warning("sampling without CUDA graphs: %s", str(error).splitlines()[0])
+        except Exception as error:  # a model's own code raises whatever it likes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.warning("sampling without CUDA graphs: %s", reason)
+            FixedShapeEngine.capture_failed = True
             self.captures = False
             return None
+        finally:
+            # A capture that fails leaves its own stream in the place of this one.
+            torch.cuda.set_stream(stream)
         return graph
 
     def _turn(self, slots: int, columns: int) -> None:
@@ -488,7 +535,9 @@ class FixedShapeEngine(Engine):
         if not kinds:
             return near[:, None, None]
         masks = {"sliding_attention": near, "full_attention": causal}
-        return {kind: masks[kind][:, None, None] for kind in set(kinds)}
+        used = {kind: masks[kind][:, None, None] for kind in set(kinds)}
+        # Not every model takes a dict.
+        return used if len(used) > 1 else used.popitem()[1]
 
 
 def _stacked(per_turn: list[Tensor]) -> Tensor | None:

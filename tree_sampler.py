@@ -59,8 +59,8 @@ class TreeSampler:
         depth: steps from the prompt to the longest leaves (D).
         max_rows: most rows in one generate call; it bounds the memory, however large the tree.
             Where that is still too much for the device, it is halved.
-        use_cuda_graph: sample by the engine of fixed shape (fixed_shape.py) where that is of use:
-            on a GPU, for a model whose attention is SDPA.
+        use_cuda_graph: sample by the engine of fixed shape where `fixed_shape.suits` has it so: on
+            a GPU, for most models.
 
     Raises:
         ValueError: as `Engine`, or a branching, depth or max_rows below 1.

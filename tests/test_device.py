@@ -50,8 +50,9 @@ def trees_by(use_cuda_graph: bool, model, tokenizer, delimiter=None):
 
         def counted(slots: int, columns: int):
             nonlocal graphs
-            graphs += 1
-            return capture(slots, columns)
+            graph = capture(slots, columns)
+            graphs += graph is not None
+            return graph
 
         sampler.engine._capture = counted
     return sampler.sample(PROMPTS, SEEDS), graphs

@@ -17,11 +17,12 @@ from test_tree_sampler import (
     same,
     step_by_reprefilling,
 )
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import fixed_shape
 from fixed_shape import FixedShapeEngine, decode_sdpa
-from generate import Stream, evaluation_mode, looks_attention_up
+from generate import Engine, Stream, evaluation_mode
 from tree_sampler import TreeSampler
 
 WIDTHS = [3, 2, 2]
@@ -79,11 +80,25 @@ def test_further_families(kind, tokenizer, on_cpu):
     assert max(gaps(other_model(kind, **DROPOUT[kind]), tokenizer)) < 1e-4
 
 
-def test_what_does_not_look_its_attention_up_is_left_to_generate():
-    assert looks_attention_up(random_model("llama"))
-    assert not looks_attention_up(random_model("llama", attn_implementation="eager"))
-    assert not looks_attention_up(other_model("falcon", **DROPOUT["falcon"]))
+def test_what_is_left_to_generate(monkeypatch):
     assert not fixed_shape.suits(random_model("llama"))  # on a CPU
+    monkeypatch.setattr(PreTrainedModel, "device", torch.device("cuda"))
+    model = random_model("gemma3")
+    assert fixed_shape.suits(random_model("llama")) and fixed_shape.suits(model)
+    assert not fixed_shape.suits(random_model("llama", attn_implementation="eager"))
+    assert not fixed_shape.suits(other_model("falcon", **DROPOUT["falcon"]))
+    with monkeypatch.context() as sharded:
+        sharded.setenv("ACCELERATE_USE_FSDP", "true")
+        assert not fixed_shape.suits(model)
+    # Masks of another kind.
+    model.config.layer_types = ["sliding_attention", "chunked_attention"]
+    assert not fixed_shape.suits(model)
+
+
+def test_graphs_can_be_turned_off(tokenizer, on_cpu):
+    model = random_model("llama")
+    assert type(TreeSampler(model, tokenizer, 2, 2, 4, use_cuda_graph=False).engine) is Engine
+    assert type(TreeSampler(model, tokenizer, 2, 2, 4).engine) is FixedShapeEngine
 
 
 def test_under_an_adapter(tokenizer, on_cpu):
@@ -221,6 +236,23 @@ def test_a_workspace_that_does_not_fit_is_tried_smaller(tokenizer, monkeypatch, 
     assert sampler.max_rows <= 4
 
 
+def test_rows_for_whose_copies_memory_is_lacking_stay(tokenizer, monkeypatch, on_cpu):
+    model = random_model("qwen2", scale=3.0)
+    by_generate = sampler_of(model, tokenizer, False, max_rows=16).sample(PROMPTS, SEEDS)
+    move_out, errors = fixed_shape._Stored.move_out, []
+
+    def tight(stored):
+        if len(errors) < 2:
+            errors.append(torch.OutOfMemoryError("out of memory"))
+            raise errors[-1]
+        move_out(stored)
+
+    monkeypatch.setattr(fixed_shape._Stored, "move_out", tight)
+    sampler = sampler_of(model, tokenizer, True, max_rows=16)
+    assert all(map(same, sampler.sample(PROMPTS, SEEDS), by_generate))
+    assert len(errors) == 2 and sampler.max_rows == 4
+
+
 # --- Graphs ---
 
 
@@ -253,19 +285,78 @@ def test_a_shape_is_run_then_captured_then_replayed(tokenizer, monkeypatch, on_c
     assert [event for event, _ in events].count("replay") > 12
 
 
-def test_what_can_not_be_captured_is_sampled_without(tokenizer, monkeypatch, on_cpu, caplog):
-    class Refused:
-        def __init__(self, *args, **kwargs):
-            raise RuntimeError("operation not permitted when stream is capturing")
+class Refusing:
+    """In place of torch.cuda.graph: takes a stream of its own and, as that does, leaves it in place
+    when the capture has failed."""
 
-    model = random_model("qwen2", scale=3.0)
-    by_generate = sampler_of(model, tokenizer, False).sample(PROMPTS, SEEDS)
-    sampler = sampler_of(model, tokenizer, True)
-    sampler.engine.captures = True
+    def __init__(self, graph, **settings):
+        pass
+
+    def __enter__(self):
+        assert "the engine's" in STREAMS
+        STREAMS.append("the capture's")
+
+    def __exit__(self, kind, error, traceback):
+        assert kind is not None  # otherwise the turn was computed: there is no GPU to capture it
+        raise RuntimeError("capture was invalidated") from error
+
+
+STREAMS = []
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """Engines try to capture here too, and fail."""
+    STREAMS[:] = ["the engine's"]
+    monkeypatch.setattr(FixedShapeEngine, "capture_failed", False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: STREAMS[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", STREAMS.append)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph", Refused)
-    assert all(map(same, sampler.sample(PROMPTS, SEEDS), by_generate))
+    monkeypatch.setattr(torch.cuda, "graph", Refusing)
+
+
+@pytest.mark.parametrize("fails_in", ["begin", "model"])
+def test_what_can_not_be_captured_is_sampled_without(
+    fails_in, tokenizer, monkeypatch, on_cpu, capturing, caplog
+):
+    model = random_model("gemma3", scale=3.0)
+    expected = sampler_of(model, tokenizer, False).sample(PROMPTS, SEEDS)
+
+    def fail(*args):
+        if STREAMS[-1] == "the capture's":
+            raise ValueError("the model waits")
+
+    # In the middle of the forward pass, where the first layers have written keys.
+    model.model.layers[-1].mlp.register_forward_pre_hook(fail)
+    if fails_in == "begin":
+        monkeypatch.setattr(Refusing, "__enter__", lambda self: 1 / 0)
+    for _ in range(2):  # a later sampler, of an evaluation, does not try again
+        sampler = sampler_of(model, tokenizer, True)
+        sampler.engine.captures = not FixedShapeEngine.capture_failed
+        assert all(map(same, sampler.sample(PROMPTS, SEEDS), expected))
     assert caplog.text.count("sampling without CUDA graphs") == 1
+    assert STREAMS[-1] == "the engine's" and not sampler.engine.captures
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_memory_that_runs_out_in_a_capture_halves_the_rows(
+    tokenizer, monkeypatch, on_cpu, capturing
+):
+    model = random_model("qwen2", scale=3.0)
+    expected = sampler_of(model, tokenizer, False, max_rows=16).sample(PROMPTS, SEEDS)
+    sampler = sampler_of(model, tokenizer, True, max_rows=16)
+    sampler.engine.captures = True
+    capture = sampler.engine._capture
+
+    def tight(slots, columns):
+        if slots > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return capture(slots, columns)
+
+    monkeypatch.setattr(sampler.engine, "_capture", tight)
+    monkeypatch.setattr(Refusing, "__enter__", lambda self: 1 / 0)
+    assert all(map(same, sampler.sample(PROMPTS, SEEDS), expected))
+    assert sampler.max_rows <= 4
 
 
 # --- Attention ---

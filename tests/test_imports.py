@@ -93,6 +93,7 @@ CHAIN = (
     "data",
     "tree",
     "generate",
+    "fixed_shape",
     "tree_sampler",
     "reward",
     "reward_functions",
