@@ -143,13 +143,11 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def kernel_share(run: Callable[[], object]) -> float | None:
-    """The share of a run's time in which the GPU runs kernels; None without a GPU.
+def kernel_share(run: Callable[[], object]) -> float:
+    """The share of a run's time in which the GPU runs kernels.
 
     The rest is spent waiting for the CPU to launch them.
     """
-    if not torch.cuda.is_available():
-        return None
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         seconds = _seconds_of(run)
