@@ -7,14 +7,13 @@ import re
 import pytest
 import torch
 from conftest import ROOT
-from peft import LoraConfig, get_peft_model
-from test_recipes import SMOLLM2, model_without_weights, recipe_flags
+from test_recipes import model_without_weights, recipe_flags, smollm2_without_weights
 from test_scripts import TWO_PROCESSES, adapter, read, script, words
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 import budget
 
 TEXT = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+WORDS = " ".join(TEXT.split())
 ESTIMATES = {
     cells[0].strip("`"): cells[2:7]
     for cells in (row.strip("| ").split(" | ") for row in TEXT.splitlines() if "estimate |" in row)
@@ -23,12 +22,9 @@ ESTIMATES = {
 
 def model_of(name: str, flags):
     """The model of a recipe, without weights."""
-    if not name.startswith("smollm2"):
-        return model_without_weights("7b" if "7b" in name else "1.5b", flags)
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2), dtype=torch.bfloat16)
-        lora = LoraConfig(r=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
-        return get_peft_model(base, lora)
+    if name.startswith("smollm2"):
+        return smollm2_without_weights(flags)
+    return model_without_weights("7b" if "7b" in name else "1.5b", flags)
 
 
 @pytest.mark.parametrize("name", ESTIMATES)
@@ -52,9 +48,8 @@ def test_every_recipe_of_a_real_model_has_its_estimate():
     assert ESTIMATES.keys() == real
 
 
-def test_the_scaling_table_is_that_of_the_script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    scaling = importlib.import_module("scaling")
+def test_the_scaling_table_is_that_of_the_script(on_paper):
+    scaling, _ = on_paper
     assert scaling.table() in TEXT
     alone, eight = scaling.update_on(1), scaling.update_on(8)
     assert f"{alone.total:,.0f} s. 300 batches: **{alone.total / 12:.0f} hours" in TEXT
@@ -62,6 +57,60 @@ def test_the_scaling_table_is_that_of_the_script(monkeypatch):
     # More processes than trees in a minibatch: training falls no further.
     assert scaling.update_on(128).train == scaling.update_on(64).train
     assert scaling.update_on(128).sample < scaling.update_on(64).sample
+
+
+@pytest.fixture
+def on_paper(monkeypatch):
+    """The two scripts that compute what is not run."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("scaling"), importlib.import_module("roofline")
+
+
+def test_the_floors_are_those_of_the_script(on_paper):
+    scaling, roofline = on_paper
+    arithmetic, card = roofline.Arithmetic.of(scaling.QWEN), roofline.CARDS["H100"]
+    for rows in (8, 64, 256, 512):
+        turns = [arithmetic.turn_seconds(rows, context, card) for context in (448, 832, 1216)]
+        cells = " | ".join(f"{1000 * seconds:.2f}" for seconds in turns)
+        assert f"| {rows} | {cells} |" in TEXT
+    tree = roofline.tree_seconds(arithmetic, card, 1, 256, [8, 8, 8], 384, max_rows=512)
+    flat = roofline.flat_seconds(arithmetic, card, 512, 256, 1152)
+    assert f"a floor of {tree:.1f} s in slices of 512 rows" in WORDS
+    assert f"512 flat completions one of {flat:.1f} s" in WORDS
+    assert f"a tree gains {flat / tree:.1f} times at equal leaves" in WORDS
+
+
+def test_the_cost_of_a_batch_is_that_of_the_scripts(on_paper):
+    scaling, roofline = on_paper
+    arithmetic, card = roofline.Arithmetic.of(scaling.QWEN), roofline.CARDS["H100"]
+    tree = ([8, 8, 8], 384)
+    tokens = 128 * roofline.tree_tokens(*tree)
+    context = roofline.tree_context(256, *tree)
+    floor = roofline.tree_seconds(arithmetic, card, 128, 256, *tree, max_rows=256)
+    forward = arithmetic.forward_flops(tokens, context)
+    trained = arithmetic.training_flops(tokens, context, all_weights=True)
+    update = scaling.update_on(1)
+    for says in (
+        f"steps of 384 tokens: {tokens:,} tokens",
+        f"slices of 256 rows is {floor:.0f} s; at 50 % of it {update.sample:.0f} s",
+        f"{forward:.1e} FLOPs; at 40 % of 989e12 per second {update.reference:.0f} s",
+        f"{trained:.2e} FLOPs; {update.train:.0f} s",
+    ):
+        assert says.replace("e+", "e") in WORDS
+    slow = scaling.update_on(64, link=5e9)
+    assert f"At 5 GB/s the reduction takes {slow.reduce:.0f} s, a seventh of an update" in WORDS
+    assert slow.reduce / slow.total == pytest.approx(1 / 7, abs=0.01)
+
+
+def test_what_a_reduction_sends():
+    trained = {
+        "paper-qwen2.5-math-1.5b": "all weights of the 1.5B model that is {} calls and {} GB",
+        "paper-qwen2.5-math-1.5b-lora": "an adapter of rank 64 {} calls and {} GB",
+    }
+    for name, says in trained.items():
+        model = model_of(name, recipe_flags(name))
+        sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+        assert says.format(len(sizes), f"{4 * sum(sizes) / 1e9:.1f}") in WORDS
 
 
 # --- What two processes send ---

@@ -112,13 +112,18 @@ SMOLLM2 = dict(
 )
 
 
-def test_the_small_real_model_fits_a_small_gpu(monkeypatch):
-    flags = recipe_flags("smollm2-gsm8k")
+def smollm2_without_weights(flags: train_treerpo.Flags):
+    """The model of the smollm2 recipes, on the meta device."""
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2), dtype=torch.bfloat16)
+        assert 134e6 < base.num_parameters() < 135e6
         lora = LoraConfig(r=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(base, lora)
-    assert base.num_parameters(only_trainable=False) > 134e6
+        return get_peft_model(base, lora)
+
+
+def test_the_small_real_model_fits_a_small_gpu(monkeypatch):
+    flags = recipe_flags("smollm2-gsm8k")
+    model = smollm2_without_weights(flags)
     monkeypatch.setattr(budget, "device_memory", lambda device: 24 * budget.GIB)
     longest = flags.max_prompt_length
     text = budget.describe(flags, model, longest, 1, torch.device("cuda"), torch.bfloat16)
