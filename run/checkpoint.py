@@ -33,6 +33,7 @@ FREE_ON_RESUME = {
     "reward_timeout",
     "save_steps",
     "save_total_limit",
+    "use_cuda_graph",
 }
 
 
