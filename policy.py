@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+import fixed_shape
 from generate import attention_implementation, evaluation_mode, looks_attention_up, warp
 from packing import Pack, pack
 from tree import Tree
@@ -467,7 +468,10 @@ def check_sampler(model, tokenizer, trains: bool, use_cuda_graph: bool = True) -
     lengths = (_prompt_length(config), 3)
     prompts = [rng.integers(0, config.vocab_size, length).tolist() for length in lengths]
     devices = [model.device] if model.device.type == "cuda" else []
-    with _refusing(model, "can't be sampled"), torch.random.fork_rng(devices):
+    what = "can't be sampled"
+    if use_cuda_graph and fixed_shape.suits(model):
+        what += " in a cache of fixed shape: try --use_cuda_graph false"
+    with _refusing(model, what), torch.random.fork_rng(devices):
         # As sampled, against one forward pass per path.
         sampler = TreeSampler(
             model, tokenizer, branching=2, depth=2, step_tokens=4, use_cuda_graph=use_cuda_graph

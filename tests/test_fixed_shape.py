@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import fixed_shape
 from fixed_shape import FixedShapeEngine, decode_sdpa
 from generate import Engine, Stream, evaluation_mode
+from policy import check_sampler
 from tree_sampler import TreeSampler
 
 WIDTHS = [3, 2, 2]
@@ -109,6 +110,20 @@ def test_under_an_adapter(tokenizer, on_cpu):
         sampler_of(model, tokenizer, fixed).sample(PROMPTS, SEEDS) for fixed in (True, False)
     )
     assert all(map(same, fixed, by_generate))
+
+
+def test_the_check_of_a_model_is_of_this_engine(tokenizer, monkeypatch, on_cpu):
+    model = random_model("gemma3", scale=3.0)
+    check_sampler(model, tokenizer, trains=True)
+    masks = FixedShapeEngine._masks
+
+    def without_window(engine, position, columns):
+        return masks(engine, position, columns)["full_attention"]
+
+    monkeypatch.setattr(FixedShapeEngine, "_masks", without_window)
+    with pytest.raises(ValueError, match=r"try --use_cuda_graph false \(log-probabilities differ"):
+        check_sampler(model, tokenizer, trains=True)
+    check_sampler(model, tokenizer, trains=True, use_cuda_graph=False)
 
 
 def test_extended_trees(tokenizer, on_cpu):
