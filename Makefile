@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-dev demo test faults clean
+.PHONY: setup setup-dev demo compare test faults clean
 
 # What running needs.
 setup: .venv/installed-run
@@ -19,8 +19,15 @@ setup-dev: .venv/installed-dev
 	$(INSTALL) -r requirements-optional.txt || echo "without reasoning-gym: its tests are skipped"
 	touch $@
 
+# TreeRPO, and what GRPO reached with as many tokens in the committed runs.
+RUN := results/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: setup
-	$(BIN)/python train_treerpo.py --config recipes/demo.yaml
+	$(BIN)/python train_treerpo.py --config recipes/demo.yaml --output_dir $(RUN)
+	$(BIN)/python results/beside_grpo.py $(RUN)
+
+# Both afresh.
+compare: setup
+	$(BIN)/python run_ablations.py recipes/ablations/compare.yaml --seeds 1
 
 test: setup-dev
 	$(BIN)/ruff check .

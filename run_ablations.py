@@ -268,13 +268,13 @@ def last_error(log: bytes) -> str:
 
 def curve(folder: Path) -> Curve:
     """A run's evaluations on its first benchmark, one point each: the update, the tokens sampled
-    and trained and the seconds until then, and the scores.
+    and trained and the seconds until then, by the clock and of the processor, and the scores.
 
     Raises:
         BadInput: there are none.
     """
     points = []
-    totals = Counter(sampled_tokens=0, trained_tokens=0, seconds=0.0)
+    totals = Counter(sampled_tokens=0, trained_tokens=0, seconds=0.0, processor_seconds=0.0)
     for row in read_lines(folder / "metrics.jsonl"):
         # A line is an update's or an evaluation's; an evaluation on nothing has no scores.
         if row.get("evaluation"):
@@ -289,10 +289,15 @@ def curve(folder: Path) -> Curve:
             totals["sampled_tokens"] += row["sampled_tokens"]
             totals["trained_tokens"] += row["trained_tokens"]
             totals["seconds"] += sum(row[f"seconds_{phase}"] for phase in phases)
+            totals["processor_seconds"] += row.get("seconds_processor", 0.0)
     if not points:
         raise BadInput(
             f"{folder}: its metrics.jsonl holds no evaluation; delete the folder to run it again"
         )
+    if not totals["processor_seconds"]:
+        # A run of an older version, which did not record it.
+        for point in points:
+            del point["processor_seconds"]
     return points
 
 
@@ -400,8 +405,9 @@ def table(curves: Curves, choose: Callable[[Curve], dict]) -> str:
     all_points = [point for points in points_of.values() for point in points if point]
     common = [key for key in all_points[0] if all(key in point for point in all_points)]
     # Scores first, then what was spent on them.
-    totals = ["update", "sampled_tokens", "trained_tokens", "seconds"]
-    keys = [key for key in common if key not in ("n", *totals)] + totals
+    totals = ["update", "sampled_tokens", "trained_tokens", "seconds", "processor_seconds"]
+    keys = [key for key in common if key not in ("n", *totals)]
+    keys += [key for key in totals if key in common]
 
     score = score_name(dict.fromkeys(keys))
     first_arm = next(iter(points_of.values()))

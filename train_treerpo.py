@@ -1,6 +1,6 @@
 """Trains a reasoner by TreeRPO (Tree Relative Policy Optimization, arXiv 2506.05183).
 
-    python train_treerpo.py                   # recipes/demo.yaml: the tiny base learns arithmetic
+    python train_treerpo.py                   # recipes/demo.yaml: a tiny base learns to be brief
     python train_treerpo.py --config recipes/paper-qwen2.5-math-1.5b.yaml
     accelerate launch --num_processes 8 train_treerpo.py --config recipes/paper-qwen2.5-math-7b.yaml
 
@@ -60,12 +60,17 @@ from run.flags import (
 logger = logging.getLogger(__name__)
 
 # The recipes of the built-in tasks, for command lines that name neither a recipe nor a model.
+# Without a data set it is the embedded default; data sets that are no built-in task have
+# arithmetic's.
 DEMOS = {
-    "arithmetic": "recipes/demo.yaml",
+    "": "recipes/demo.yaml",
+    "*": "recipes/arithmetic.yaml",
+    "arithmetic": "recipes/arithmetic.yaml",
     "countdown": "recipes/countdown.yaml",
     "sudoku4": "recipes/sudoku4.yaml",
     "maze": "recipes/maze.yaml",
-    "chain": "recipes/chain.yaml",
+    "chain": "recipes/demo.yaml",
+    "reasoning_gym:spell_backward": "recipes/spell-backward.yaml",
 }
 # Names in the modules below, which are imported when the flags are known to be good.
 # Each estimator of advantages, and the scale that its source gives it:
@@ -834,6 +839,7 @@ class Reporter:
             **reward_figures(reward_reports),
             **vars(result),
             **self.session.seconds,
+            "seconds_processor": self.session.processor_seconds(),
             "grader": self.rewards.counts,
         }
         # One tree of the update, for the viewer.

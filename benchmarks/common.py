@@ -218,7 +218,9 @@ def report(
 
 def label_of(args: argparse.Namespace) -> str:
     """--label as a part of a file's name."""
-    return f"-{args.label}" if args.label else ""
+    # grading.py has no such flag.
+    label = getattr(args, "label", "")
+    return f"-{label}" if label else ""
 
 
 def made_with() -> dict:

@@ -6,7 +6,8 @@ r"""Chains of operations on one digit, within a budget of characters: many small
 A problem such as `7x1:FbKcAa` starts with a digit and goes through operations, in one round or
 several (x1). The capital letter is an operation's kind: it multiplies by a number, adds another and
 keeps the last digit. The answer is the digit after each operation, and the whole completion must
-keep to a budget: there is room for every result, and for the working of some of them only.
+keep to a budget: there is room for every result, and for the working of some of them only. How many
+differs from problem to problem, from none to a little less than half.
 
 The small letter is an operation's family. The tiny base has two ways to write the operations of a
 family, one of which is short, so that to be brief in a family is a skill of its own. The numbers of
@@ -14,7 +15,6 @@ operations (how long the way is) and of families (how many skills it takes) are 
 can be changed with the rest held fixed.
 """
 
-import math
 import random
 import re
 import string
@@ -30,16 +30,16 @@ __all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
 ROUND = 16
 OPERATIONS = (*range(2, ROUND + 1), 2 * ROUND, 3 * ROUND)
 MOST_SKILLS = 16
-LEVELS = "OPERATIONS-SKILLS, 2 to 16, 32 or 48 and 1 to 16; default 48-16"
-DEFAULT_LEVEL = (48, 16)
+LEVELS = "OPERATIONS-SKILLS, 2 to 16, 32 or 48 and 1 to 16; default 32-16"
+DEFAULT_LEVEL = (32, 16)
 ROWS = {"train": 4000, "test": 1000}
 # Kind -> what it multiplies by and adds. All of them permute the digits, and no two are alike.
 KINDS = {kind: ((3, 7, 9)[i % 3], i // 3) for i, kind in enumerate(string.ascii_uppercase[:ROUND])}
 FAMILIES = string.ascii_lowercase[:MOST_SKILLS]
-# The characters of an operation: its kind, its family and its result. Working, such as `7*3+4=`, is
-# more.
+# The characters of an operation: its kind, its family and its result. Working, such as
+# `7*3=21+4=25;`, is more, at most so many.
 SHORT = 3
-WORKING = 6
+WORKING = 12
 # Those of a round beside its operations, such as `1:`.
 HEADER = 2
 BOX = len(r"\boxed{}")
@@ -67,7 +67,7 @@ def problems(split: str, level: str | None = None) -> list[dict]:
     `budget`, the most characters of a completion.
 
     Args:
-        level: OPERATIONS-SKILLS; 48-16 where it is None.
+        level: OPERATIONS-SKILLS; 32-16 where it is None.
 
     Raises:
         BadInput: no such level.
@@ -84,7 +84,7 @@ def problems(split: str, level: str | None = None) -> list[dict]:
                 "id": f"chain/{operations}-{skills}/{split}/{len(rows)}",
                 "problem": problem,
                 "answer": "".join(map(str, results(chain))),
-                "budget": budget_of(operations),
+                "budget": budget_of(operations, rng.randint(0, most_workings(operations))),
             }
     return list(rows.values())
 
@@ -101,10 +101,18 @@ def read_level(level: str | None) -> tuple[int, int]:
     return int(operations), int(skills)
 
 
-def budget_of(operations: int) -> int:
-    """The most characters of a completion: every operation's result, and the working of so few that
-    working out every second one, at random, keeps to the budget about once in seven times."""
-    workings = max(0, int(operations / 2 - 0.55 * math.sqrt(operations)))
+def most_workings(operations: int) -> int:
+    """The most operations for whose working a budget has room. Who works out every second one, at
+    random, keeps to a budget about once in twenty times.
+
+    >>> most_workings(4), most_workings(32)
+    (0, 14)
+    """
+    return max(0, operations // 2 - 2)
+
+
+def budget_of(operations: int, workings: int) -> int:
+    """The most characters of a completion: every operation's result, and the working of some."""
     headers = HEADER * rounds_of(operations)
     return SHORT * operations + WORKING * workings + headers + BOX
 
@@ -143,13 +151,13 @@ def score(completion: str, row: dict) -> float:
 
 
 # A digit; before it perhaps a round's header, its operation's kind and family, and the working.
-RESULT = re.compile(r"(?:[1-3]:)?(?:[A-Z][A-Za-z](?:\d\*\d\+\d=)?)?([0-9])[\s,;]*")
+RESULT = re.compile(r"(?:[1-3]:)?(?:[A-Z][A-Za-z](?:\d\*\d=\d{1,2}\+\d=\d{1,2};)?)?([0-9])[\s,;]*")
 
 
 def answer(completion: str) -> str | None:
     r"""The digits that a completion commits to, or None.
 
-    >>> answer(r"\boxed{1:Fb4KC4*7+3=1}"), answer(r"\boxed{4, 1}"), answer(r"\boxed{41.}")
+    >>> answer(r"\boxed{1:Fb4KC4*7=28+3=31;1}"), answer(r"\boxed{4, 1}"), answer(r"\boxed{41.}")
     ('41', '41', None)
     """
     content = extract_answer(completion) or ""

@@ -156,7 +156,8 @@ def make_base(name: str) -> None:
     # many cores there are.
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    pupil = import_module(f"data.pupils.{name}")
+    # Of reasoning_gym:NAME, the pupil is NAME.
+    pupil = import_module(f"data.pupils.{name.rpartition(':')[2]}")
     tokenizer = make_tokenizer()
     model = make_model(pupil, tokenizer)
     # Each phase has optimizers and a schedule of its own.

@@ -181,10 +181,15 @@ def answer_of(task: ModuleType, completion: str) -> str | None:
 def tiny_base_of(name: str) -> str:
     """The folder of the tiny base that goes with a data set: the task's own, or arithmetic's.
 
-    >>> Path(tiny_base_of("gsm8k")).name
-    'tiny_base'
+    >>> Path(tiny_base_of("maze[:20]")).name, Path(tiny_base_of("gsm8k")).name
+    ('tiny_maze', 'tiny_base')
     """
-    return str(TINY_BASES.get(split_name(name).base, TINY_BASES["arithmetic"]))
+    data_set = split_name(name)
+    # Of reasoning-gym's tasks, one has a base.
+    for task in (data_set.base, f"{data_set.base}:{data_set.level}"):
+        if task in TINY_BASES:
+            return str(TINY_BASES[task])
+    return str(TINY_BASES["arithmetic"])
 
 
 # The most problems of a task's test split that evaluations take by default.

@@ -14,8 +14,9 @@ from run_ablations import equal_budget, point_at, score_name, with_interval
 
 RESULTS = Path(__file__).resolve().parent
 SUMMARY = RESULTS / "summary.json"
-# What may be equal when arms are compared, and what a curve's points call it.
-BUDGETS = {"equal_tokens": "sampled_tokens", "equal_seconds": "seconds", "equal_updates": "update"}
+# What may be equal when arms are compared, and what a curve's points call it. The seconds are what
+# the domain says.
+BUDGETS = {"equal_tokens": "sampled_tokens", "equal_seconds": None, "equal_updates": "update"}
 
 
 class Domain(NamedTuple):
@@ -23,20 +24,20 @@ class Domain(NamedTuple):
 
     sweep: str
     tuned_by: str
-    # Sweep's name of an arm -> its name here, which begins with treerpo, outcome or grpo.
-    arms: dict[str, str]
-    # False where other work ran beside the runs, so that their seconds say nothing.
-    is_timed: bool = True
+    # Sweep's name of an arm -> its name here, which begins with treerpo, outcome or grpo. None
+    # where all of its arms have such names.
+    arms: dict[str, str] | None = None
+    # The seconds that are compared: by the clock, or of the processor where other work ran beside
+    # the runs. None where only the clock was read, and other work ran.
+    seconds: str | None = "processor_seconds"
 
 
 DOMAINS = {
-    "arithmetic": Domain("tuned", "tune", {"4-2": "treerpo 4-2", "grpo-5": "grpo 5"}),
-    "maze": Domain(
-        "maze",
-        "maze-tune",
-        {"treerpo 4-2": "treerpo 4-2", "outcome 4-2": "outcome 4-2", "grpo 4": "grpo 4"},
-        is_timed=False,
+    "arithmetic": Domain(
+        "tuned", "tune", {"4-2": "treerpo 4-2", "grpo-5": "grpo 5"}, seconds="seconds"
     ),
+    "maze": Domain("maze", "maze-tune", seconds=None),
+    "chain": Domain("chain", "chain-tune"),
 }
 
 # Of one arm at one budget: the figures, each with one value per seed.
@@ -50,8 +51,8 @@ Arms = dict[str, dict[str, Figures]]
 
 def summary() -> dict[str, Arms]:
     """For each domain the arms' scores, greedy scores, lengths and unfinished shares, at equal
-    sampled tokens, seconds and updates, one value per seed. Rates are shares, not percentages. Runs
-    beside which other work ran have no "equal_seconds".
+    sampled tokens, seconds and updates, one value per seed. Rates are shares, not percentages.
+    "equal_seconds" is missing where they can't be told.
 
     Seeds stand in the same order in all arms; one that failed in any arm is left out of all.
     """
@@ -61,7 +62,8 @@ def summary() -> dict[str, Arms]:
 def arms_of(domain: Domain) -> Arms:
     """Each arm's figures at each budget."""
     all_curves = curves_of(domain.sweep)
-    curves = {name: all_curves[arm] for arm, name in domain.arms.items()}
+    names = domain.arms or {arm: arm for arm in all_curves}
+    curves = {name: all_curves[arm] for arm, name in names.items()}
     seeds = [
         seed
         for seed, runs in enumerate(zip(*curves.values(), strict=True))
@@ -78,7 +80,8 @@ def arms_of(domain: Domain) -> Arms:
     for arm, runs in curves.items():
         arms[arm] = {}
         for budget, key in BUDGETS.items():
-            if budget == "equal_seconds" and not domain.is_timed:
+            key = key or domain.seconds
+            if key is None:
                 continue
             # What every run of the sweep reached, also of an arm that is not shown here.
             at = equal_budget(all_curves, key)
@@ -144,6 +147,8 @@ def predicted_ratio(domain: str, arms: Arms) -> float | None:
     """What the instrument predicted: the progress that a sampled token buys in TreeRPO's arm over
     that in GRPO's. None where these arms were not measured."""
     path = RESULTS / "benchmarks" / f"credit-{domain}.json"
+    if not path.exists():
+        return None
     names = [arm_of(arms, method) for method in ("treerpo", "grpo")]
     measured = read_json(path)["efficiency"]
     if not all(name in measured for name in names):
@@ -175,7 +180,7 @@ def evidence_table() -> str:
         seconds = "not timed"
         if arm_of(arms, "outcome"):
             outcome = with_interval(gains(arms, "equal_tokens", "outcome"), "+")
-        if DOMAINS[domain].is_timed:
+        if DOMAINS[domain].seconds:
             seconds = with_interval(gains(arms, "equal_seconds"), "+")
         ratio = predicted_ratio(domain, arms)
         rows.append(

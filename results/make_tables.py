@@ -1,6 +1,8 @@
 """Writes the tables of measured figures into README.md, docs/*.md and results/README.md.
 
-    python results/make_tables.py        # prints which files changed; writes results/summary.json
+    python results/make_tables.py        # prints which of them changed
+
+It also writes results/summary.json and the figures in results/when/.
 
 A table stands between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`. Whatever is between
 them is overwritten: the table and a note under it are made anew from the JSON files in this folder.
@@ -21,13 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from eval_math import paper_table  # noqa: E402
 from results.evidence import SUMMARY, curves_of, evidence_table, read_json, summary  # noqa: E402
+from results.when import SERIES, plot, when_table  # noqa: E402
 from run.errors import BadInput, run_script  # noqa: E402
 from run.folder import read_lines, write_whole  # noqa: E402
 from run.markdown import markdown_table  # noqa: E402
 from run_ablations import column, differences, equal_budget, point_at, score_name, with_interval  # noqa: E402
 
 RESULTS = ROOT / "results"
-PUZZLES = ("countdown", "sudoku4", "maze", "chain")
+PUZZLES = ("arithmetic", "countdown", "sudoku4", "maze")
 
 
 # --- The demo ---
@@ -41,8 +44,8 @@ def demo_table() -> str:
     header = [
         "",
         "greedy pass@1 [%]",
-        "sampled pass@1 (avg@4) [%]",
-        "pass@4 [%]",
+        "sampled pass@1 (avg@2) [%]",
+        "pass@2 [%]",
         "mean length, sampled [tokens]",
     ]
     rows = []
@@ -51,7 +54,7 @@ def demo_table() -> str:
         (f"after {last['update']} updates of TreeRPO", last),
     ):
         (scores,) = evaluation["evaluation"].values()
-        rates = [_rate(scores[name]) for name in ("pass@1", "avg@4", "pass@4")]
+        rates = [_rate(scores[name]) for name in ("pass@1", "avg@2", "pass@2")]
         rows.append([label, *rates, f"{scores['sampled_length']:.1f}"])
     note = (
         f"`python train_treerpo.py`: {scores['n']} unseen problems, one seed (0); "
@@ -104,9 +107,15 @@ SWEEPS = (
     "maze-tune",
     "chain",
     "chain-tune",
+    "horizon-4",
+    "horizon-8",
+    "horizon-16",
 )
 # Their runs had other work beside them, so that their seconds say nothing.
-SWEEPS_WITHOUT_SECONDS = ("fidelity", "shape", "maze", "maze-tune", "chain", "chain-tune")
+SWEEPS_WITHOUT_SECONDS = (
+    *("fidelity", "shape", "maze", "maze-tune", "chain", "chain-tune"),
+    *("horizon-4", "horizon-8", "horizon-16"),
+)
 
 
 class Comparison(NamedTuple):
@@ -131,7 +140,7 @@ COMPARISONS = (
     Comparison(
         "main",
         "treerpo",
-        "6-2-2 tree, 32 prompts per update: the demo's setting",
+        "6-2-2 tree, 32 prompts per update",
         "grpo-10",
         "10 completions, which cost about what the tree costs",
     ),
@@ -559,6 +568,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile": profile_table,
     "instrument": instrument_table,
     "faults": faults_table,
+    **{name: partial(when_table, name) for name in SERIES},
     **{sweep: partial(sweep_table, sweep) for sweep in SWEEPS},
 }
 
@@ -638,6 +648,8 @@ def write_tables(root: Path) -> list[str]:
 
 def main() -> None:
     write_whole(SUMMARY, json.dumps(summary(), indent=1) + "\n")
+    for name in SERIES:
+        plot(name)
     changed = write_tables(ROOT)
     print("changed: " + ", ".join(changed) if changed else "nothing changed")
 

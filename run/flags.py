@@ -116,7 +116,8 @@ def recipe_of(argv: list[str], demos: dict[str, str] | None = None) -> tuple[str
 
     Args:
         demos: by the name of a task, the file of a command line that names neither --config nor
-            --model_name_or_path. The first one serves any other data set.
+            --model_name_or_path; under "" that of one without a data set, under "*" that of one
+            with any other data set.
     """
     config_parser = _Parser([], add_help=False, allow_abbrev=False)
     config_parser.retired = {}
@@ -129,13 +130,15 @@ def recipe_of(argv: list[str], demos: dict[str, str] | None = None) -> tuple[str
     )
     if not demos or names_model:
         return None, remaining_words
-    # The task, without a level or a slice.
+    # The task, without a slice, and without a level.
     data_parser = _Parser([], add_help=False, allow_abbrev=False)
     data_parser.retired = {}
     data_parser.add_argument("--dataset_name", default="")
     dataset_name = data_parser.parse_known_args(remaining_words)[0].dataset_name
-    task = re.split(r"[:\[]", dataset_name)[0]
-    return str(ROOT / demos.get(task, next(iter(demos.values())))), remaining_words
+    with_level = dataset_name.partition("[")[0]
+    task = with_level.partition(":")[0]
+    known = [name for name in (with_level, task, "*") if name in demos]
+    return str(ROOT / demos[known[0]]), remaining_words
 
 
 def parse_flags(

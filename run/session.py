@@ -92,6 +92,7 @@ class Session:
         self.evaluate = evaluate
         self.is_main = accelerator.is_main_process
         self.seconds: dict[str, float] = {}  # of the phases of the update at hand
+        self.processor_start = 0.0  # the processor's time when the update at hand began
         self.bad_updates = 0  # in a row
         self.failed_updates = 0  # in a row, by a reward function
         self.stop = StopSignal()
@@ -128,6 +129,7 @@ class Session:
             self._evaluate(self.done)
         for update in range(self.done + 1, self.flags.max_steps + 1):
             self.seconds = {}
+            self.processor_start = time.process_time()
             yield update
             self.bar.update()
             stopping = self._is_asked_to_stop()
@@ -176,6 +178,11 @@ class Session:
         seconds = time.perf_counter() - start - timed_inside
         name = f"seconds_{phase}"
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def processor_seconds(self) -> float:
+        """The time that the processors have worked on the update at hand, in this process and all
+        its threads. Other work on the machine does not count."""
+        return time.process_time() - self.processor_start
 
     def keeps_tree(self, update: int) -> bool:
         """Whether a tree of this update goes to trees.jsonl, and its metrics to the tracker."""

@@ -44,8 +44,13 @@ def test_the_kinds_are_different_permutations_of_the_digits():
 def test_problems_are_what_their_level_says(split, level):
     rows = chain.problems(split, level)
     assert rows == chain.problems(split, level)
-    operations, skills = map(int, (level or "48-16").split("-"))
+    operations, skills = map(int, (level or "32-16").split("-"))
     assert len({row["problem"] for row in rows}) == len(rows) == chain.ROWS[split]
+    # A budget has room for all results, and for the working of up to a little less than half.
+    budgets = {row["budget"] for row in rows}
+    assert budgets == {
+        chain.budget_of(operations, workings) for workings in range(max(1, operations // 2 - 1))
+    }
     kinds_of: dict[str, set[str]] = {}
     for row in rows[:200]:
         drawn = chain.read(row["problem"])
@@ -79,15 +84,21 @@ def test_other_levels_are_refused(level):
 
 
 def test_the_score_wants_all_digits_within_the_budget():
-    row = {"problem": "7x1:FbKc", "answer": "41", "budget": 30}
-    right = r"\boxed{1:Fb4KC4*7+3=1}"
+    row = {"problem": "7x1:FbKc", "answer": "41", "budget": 40}
+    right = r"\boxed{1:Fb4KC4*7=28+3=31;1}"
     assert chain.score(right, row) == 1.0
-    assert chain.score(right + " " * 30, row) == 1.0
-    assert chain.score("." * (30 - len(right)) + right, row) == 1.0
-    assert chain.score("." * (31 - len(right)) + right, row) == 0.0
+    assert chain.score(right + " " * 40, row) == 1.0
+    assert chain.score("." * (40 - len(right)) + right, row) == 1.0
+    assert chain.score("." * (41 - len(right)) + right, row) == 0.0
     for form in (r"\boxed{41}", r"\boxed{4, 1}", r"\boxed{4 1}", r"\boxed{Fb4 KC1}"):
         assert chain.score(form, row) == 1.0
-    for form in (r"\boxed{1}", r"\boxed{14}", r"\boxed{411}", r"\boxed{Fb4KC4*7+3=}", "Fb4KC1"):
+    for form in (
+        r"\boxed{1}",
+        r"\boxed{14}",
+        r"\boxed{411}",
+        r"\boxed{Fb4KC4*7=28+3=31;}",
+        "Fb4KC1",
+    ):
         assert chain.score(form, row) == 0.0
 
 
@@ -102,15 +113,26 @@ def test_what_is_no_list_of_digits_is_no_answer(content):
 def test_the_pupil_is_right_and_mostly_too_long(level):
     rng = random.Random(0)
     operations, skills = map(int, level.split("-"))
-    budget = chain.budget_of(operations)
-    texts = []
+    most = chain.most_workings(operations)
+    keeps = 0
     for _ in range(1000):
         drawn = chain.sample_chain(rng, operations, skills, "base")
         text = pupil.write_solution(drawn, rng)
         assert chain.answer(text) == "".join(map(str, chain.results(drawn)))
-        texts.append(text)
-    share = sum(len(text) <= budget for text in texts) / len(texts)
-    assert 0.03 < share < 0.25
+        keeps += len(text) <= chain.budget_of(operations, rng.randint(0, most))
+    assert 0.02 < keeps / 1000 < 0.15
+
+
+def test_a_budget_has_room_for_just_so_many_workings():
+    rng = random.Random(0)
+    for operations in (4, 16, 48):
+        drawn = chain.sample_chain(rng, operations, 16, "base")
+        text = pupil.write_solution(drawn, rng)
+        workings = text.count(";")
+        headers = 2 * drawn.rounds
+        length_of_all = 3 * operations + headers + len("\\boxed{}")
+        assert chain.budget_of(operations, workings) == length_of_all + 12 * workings
+        assert length_of_all + 10 * workings <= len(text) <= length_of_all + 12 * workings
 
 
 def test_the_pupil_works_out_what_his_way_does_not_give_at_once():
@@ -120,7 +142,8 @@ def test_the_pupil_works_out_what_his_way_does_not_give_at_once():
     for ways in ("ff", "fF", "Ff", "FF"):
         text = ""
         for rounds_left, way, digit, after in zip("21", ways, digits, digits[1:]):
-            working = "" if pupil.short_way("f") == way else f"{digit}*9+1="
+            product = 9 * digit
+            working = "" if pupil.short_way("f") == way else f"{digit}*9={product}+1={product + 1};"
             text += f"{rounds_left}:F{way}{working}{after}"
         wanted.add(f"\\boxed{{{text}}}")
     rng = random.Random(0)
@@ -144,7 +167,7 @@ def test_the_base_writes_as_the_pupil_does():
     brief = 0
     for row in rows:
         prompt = torch.tensor([encode_row(tokenizer, chain, row, template)])
-        written = model.generate(prompt, do_sample=True, top_k=0, max_new_tokens=140)
+        written = model.generate(prompt, do_sample=True, top_k=0, max_new_tokens=260)
         text = tokenizer.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)
         right += chain.answer(text) == row["answer"]
         brief += len(text) <= row["budget"]

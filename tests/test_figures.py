@@ -72,11 +72,11 @@ def test_the_script_names_the_files_that_it_changed(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(make_tables, "ROOT", tmp_path)
     make_tables.main()
     assert capsys.readouterr().out == "nothing changed\n"
-    page = tmp_path / "results" / "README.md"
+    page = tmp_path / "docs" / "sweeps.md"
     right = page.read_text()
     page.write_text(right.replace("80.9 ± 1.8", "81.9 ± 1.8", 1))
     make_tables.main()
-    assert capsys.readouterr().out == "changed: results/README.md\n"
+    assert capsys.readouterr().out == "changed: docs/sweeps.md\n"
     assert page.read_text() == right
 
 
@@ -230,7 +230,7 @@ def intervals(text: str) -> list[str]:
 
 
 def test_intervals_in_the_sections_of_sweeps_are_those_of_their_tables():
-    page = outside_tables((ROOT / "results" / "README.md").read_text())
+    page = outside_tables((ROOT / "docs" / "sweeps.md").read_text())
     sections = re.findall(r"^### \[([\w-]+)\].*?$(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
     assert {name for name, _ in sections} == set(make_tables.SWEEPS)
     checked = 0

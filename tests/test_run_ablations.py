@@ -381,3 +381,27 @@ def test_bad_sweeps_are_refused_before_the_first_run(text, says, tmp_path, monke
     (tmp_path / "base.yaml").write_text("max_steps: 1\neval_steps: 1\n")
     (tmp_path / "bad.yaml").write_text(text + "\n")
     assert says in refused(run_ablations.main, ["bad.yaml"], capsys)
+
+
+def test_seconds_of_the_processor_are_added_where_every_update_has_them(tmp_path):
+    """Runs of older versions recorded those by the clock only."""
+    phases = {"seconds_sample": 2.0, "seconds_grade": 1.0, "seconds_update": 4.0}
+    update = {"sampled_tokens": 10, "trained_tokens": 5, **phases}
+    scores = {"task[:3]": {"n": 3, "pass@1": {"mean": 0.5}}}
+    for name, more in (("new", {"seconds_processor": 3.0}), ("old", {})):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [{"update": 0, "evaluation": scores}]
+        for number in (1, 2):
+            rows.append({"update": number, **update, **more})
+            rows.append({"update": number, "evaluation": scores})
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(lines)
+    new, old = (run_ablations.curve(tmp_path / name) for name in ("new", "old"))
+    assert [point["processor_seconds"] for point in new] == [0.0, 3.0, 6.0]
+    assert [point["seconds"] for point in new] == [0.0, 7.0, 14.0]
+    assert not any("processor_seconds" in point for point in old)
+    # Columns are what all runs have.
+    both = run_ablations.table({"a": [new], "b": [old]}, last_point)
+    assert "processor seconds" in run_ablations.table({"a": [new]}, last_point)
+    assert "processor seconds" not in both

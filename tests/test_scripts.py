@@ -28,6 +28,7 @@ from run.flags import parse_flags
 from tree_sampler import TreeSampler
 
 SMALL = {
+    "dataset_name": "arithmetic",
     "branching": 2,
     "depth": 2,
     "step_tokens": 24,
@@ -134,6 +135,7 @@ def test_a_run_leaves_what_it_promises(finished):
         "seconds_sample",
         "seconds_grade",
         "seconds_update",
+        "seconds_processor",
         "grader",
     ):
         assert key in row, key

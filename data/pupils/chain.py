@@ -3,9 +3,9 @@
 He opens the box and does one operation after another: its kind, its family's letter, its result.
 Before each round he writes how many there are still to do. The letter is small or a capital. In
 each family one of the two goes with the result at once, and the other with the working: `Fb4` or
-`FB7*9+1=4`. Which is which, he does not know beforehand: he takes either at random, and runs over
-the budget. He is right throughout. He sees chains of the split "base" only, which shares none with
-the others.
+`FB7*9=63+1=64;4`. Which is which, he does not know beforehand: he takes either at random, and runs
+over the budget. He is right throughout. He sees chains of the split "base" only, which shares none
+with the others.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from data.pupils.common import Document, Phase
 LONGEST_DRILL = 4
 PHASES = (
     Phase(updates=500, rate=0.015, drills=1.0),
-    Phase(updates=1000, rate=0.012, drills=0.4),
-    Phase(updates=1200, rate=0.006, drills=0.2),
-    Phase(updates=300, rate=0.002, drills=0.2),
+    Phase(updates=1200, rate=0.012, drills=0.4),
+    Phase(updates=2000, rate=0.006, drills=0.2),
+    Phase(updates=800, rate=0.002, drills=0.1),
 )
 ROWS = 1
 LENGTH = 1024
@@ -33,7 +33,7 @@ SIZE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-SHARPENED = 1.3
+SHARPENED = 2.2
 
 
 def write(rng: random.Random, drills: float) -> Document:
@@ -57,7 +57,8 @@ def write_solution(drawn: Chain, rng: random.Random) -> str:
             working = ""
             if way != short_way(family):
                 factor, addend = chain.KINDS[kind]
-                working = f"{digit}*{factor}+{addend}="
+                product = digit * factor
+                working = f"{digit}*{factor}={product}+{addend}={product + addend};"
             digit = chain.apply(kind, digit)
             text += f"{kind}{way}{working}{digit}"
     return f"\\boxed{{{text}}}"
