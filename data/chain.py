@@ -102,8 +102,8 @@ def read_level(level: str | None) -> tuple[int, int]:
 
 
 def most_workings(operations: int) -> int:
-    """The most operations for whose working a budget has room. Who works out every second one, at
-    random, keeps to a budget about once in twenty times.
+    """The most operations for whose working a budget has room. A completion that works out every
+    second one, at random, keeps to its budget about once in twenty times.
 
     >>> most_workings(4), most_workings(32)
     (0, 14)

@@ -53,11 +53,11 @@ def compare(sweep: str) -> Compared:
     tokens = half_way(grpo, score, equal_budget(curves, "sampled_tokens"))
     at_trees = [point_at(points, "sampled_tokens", tokens) for points in treerpo]
     at_grpo = [point_at(points, "sampled_tokens", tokens) for points in grpo]
-    savings = [
-        tokens_to(other, score) / tokens_to(mine, score)
+    to_half_way = [
+        (tokens_to(mine, score), tokens_to(other, score))
         for mine, other in zip(treerpo, grpo, strict=True)
-        if tokens_to(other, score) and tokens_to(mine, score)
     ]
+    savings = [other / mine for mine, other in to_half_way if mine and other]
     shortening = [
         100 * (1 - mine["sampled_length"] / other["sampled_length"])
         for mine, other in zip(at_trees, at_grpo, strict=True)
@@ -108,16 +108,16 @@ def when_table(name: str) -> str:
     for value, sweep in series.sweeps.items():
         compared = compare(sweep)
         seeds = len(compared.gains)
-        has_all = len(compared.savings) == seeds
+        saving = "-"
+        if len(compared.savings) == seeds:
+            saving = "{:.2f} ± {:.2f}".format(*interval(compared.savings))
         rows.append(
             [
                 f"{value}",
                 f"{compared.tokens:,.0f}",
                 with_interval(compared.grpo),
                 with_interval(compared.gains, "+"),
-                f"{interval(compared.savings)[0]:.2f} ± {interval(compared.savings)[1]:.2f}"
-                if has_all
-                else "-",
+                saving,
                 with_interval(compared.shortening, "+"),
                 str(seeds),
             ]
