@@ -70,6 +70,7 @@ DEMOS = {
     "sudoku4": "recipes/sudoku4.yaml",
     "maze": "recipes/maze.yaml",
     "chain": "recipes/demo.yaml",
+    "exam": "recipes/exam.yaml",
     "reasoning_gym:spell_backward": "recipes/spell-backward.yaml",
 }
 # Names in the modules below, which are imported when the flags are known to be good.

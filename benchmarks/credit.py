@@ -2,7 +2,8 @@
 
     python benchmarks/credit.py --task maze --length 60 --trees 4-2 2-2-2 --groups 4 6   # minutes
 
---length is that of the longest completion, which the steps of a tree share.
+--length is that of the longest completion, which the steps of a tree share. With --step_delimiter
+they end there, and --step_tokens is the most that one may have.
 
 1. Efficiency: the certain progress that one sampled token buys, whatever the learning rate,
 
@@ -100,11 +101,23 @@ class Instrument:
         self.parameters = dict(self.model.named_parameters())
 
     def sampler(self, shape: str) -> TreeSampler:
-        """Grows trees of a shape, whose steps share the longest completion's tokens evenly."""
+        """Grows trees of a shape. Their steps share the longest completion's tokens evenly, or end
+        at --step_delimiter. A flat group's completions are one step."""
         widths = [int(width) for width in shape.split("-")]
-        step_tokens = math.ceil(self.args.length / len(widths))
+        steps = len(widths)
+        step_tokens = math.ceil(self.args.length / steps)
+        delimiter = None
+        if steps > 1 and self.args.step_delimiter:
+            step_tokens = self.args.step_tokens or self.args.length
+            delimiter = self.args.step_delimiter
         return TreeSampler(
-            self.model, self.tokenizer, widths, len(widths), step_tokens, max_rows=512
+            self.model,
+            self.tokenizer,
+            widths,
+            steps,
+            step_tokens,
+            max_rows=512,
+            step_delimiter=delimiter,
         )
 
     def sample(self, shape: str, draw: int) -> list[Sampled]:
@@ -356,6 +369,8 @@ def main() -> None:
         trees=["6-2-2"],
         groups=[8, 16],
         length=72,
+        step_delimiter="",
+        step_tokens=0,
         problems=24,
         draws=12,
         direction_draws=4,

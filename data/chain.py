@@ -18,6 +18,7 @@ can be changed with the rest held fixed.
 import random
 import re
 import string
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from answers.extract import extract_answer
@@ -48,11 +49,12 @@ SYSTEM_PROMPT = (
     "You follow chains of operations on one digit, and you are brief. Put the digit after each "
     "operation within \\boxed{}, in order, for example \\boxed{4 8 3}."
 )
-QUESTION = """\
+OPERATIONS_IN_WORDS = """\
 Start with {start} and do these operations in order, {rounds} over: {chain}.
 After each one keep the last digit only.
 {kinds}
-Your whole answer may have at most {budget} characters."""
+"""
+BUDGET_IN_WORDS = "Your whole answer may have at most {budget} characters."
 # For a tokenizer without a chat template.
 PROMPT_TEMPLATE = "{problem}\n\nPut the digit after each operation within \\boxed{}.\n"
 
@@ -74,19 +76,15 @@ def problems(split: str, level: str | None = None) -> list[dict]:
     """
     operations, skills = read_level(level)
     rng = random.Random(f"chain/{split}/{operations}/{skills}")
-    # By their text: no row comes twice.
-    rows: dict[str, dict] = {}
-    while len(rows) < ROWS[split]:
-        chain = sample_chain(rng, operations, skills, split)
-        problem = write_problem(chain)
-        if problem not in rows:
-            rows[problem] = {
-                "id": f"chain/{operations}-{skills}/{split}/{len(rows)}",
-                "problem": problem,
-                "answer": "".join(map(str, results(chain))),
-                "budget": budget_of(operations, rng.randint(0, most_workings(operations))),
-            }
-    return list(rows.values())
+    return [
+        {
+            "id": f"chain/{operations}-{skills}/{split}/{number}",
+            "problem": write_problem(chain),
+            "answer": "".join(map(str, results(chain))),
+            "budget": budget_of(operations, rng.randint(0, most_workings(operations))),
+        }
+        for number, chain in enumerate(distinct_chains(rng, operations, skills, split))
+    ]
 
 
 def read_level(level: str | None) -> tuple[int, int]:
@@ -128,19 +126,7 @@ def rounds_of(operations: int) -> int:
 
 def prompt(row: dict) -> list[dict[str, str]]:
     """The chat messages that ask for the digits."""
-    chain = read(row["problem"])
-    kinds = [
-        f"{kind}: multiply by {factor}, then add {addend}."
-        for kind, (factor, addend) in KINDS.items()
-        if kind in chain.kinds
-    ]
-    question = QUESTION.format(
-        start=chain.start,
-        rounds={1: "once", 2: "twice", 3: "three times"}[chain.rounds],
-        chain=", ".join(chain.kinds),
-        kinds="\n".join(kinds),
-        budget=row["budget"],
-    )
+    question = in_words(read(row["problem"])) + BUDGET_IN_WORDS.format(budget=row["budget"])
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
@@ -223,7 +209,35 @@ def results(chain: Chain) -> list[int]:
     return digits[1:]
 
 
+def in_words(chain: Chain) -> str:
+    """What a chain asks, in lines of words."""
+    kinds = [
+        f"{kind}: multiply by {factor}, then add {addend}."
+        for kind, (factor, addend) in KINDS.items()
+        if kind in chain.kinds
+    ]
+    return OPERATIONS_IN_WORDS.format(
+        start=chain.start,
+        rounds={1: "once", 2: "twice", 3: "three times"}[chain.rounds],
+        chain=", ".join(chain.kinds),
+        kinds="\n".join(kinds),
+    )
+
+
 # --- Drawing lots ---
+
+
+def distinct_chains(
+    rng: random.Random, operations: int, skills: int, split: str
+) -> Iterator[Chain]:
+    """As many chains as a split has rows, no two with the same text."""
+    written = set()
+    while len(written) < ROWS[split]:
+        chain = sample_chain(rng, operations, skills, split)
+        problem = write_problem(chain)
+        if problem not in written:
+            written.add(problem)
+            yield chain
 
 
 def sample_chain(rng: random.Random, operations: int, skills: int, split: str) -> Chain:

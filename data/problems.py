@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data import arithmetic, chain, countdown, mathematics, maze, reasoning_gym, sudoku4
+from data import arithmetic, chain, countdown, exam, mathematics, maze, reasoning_gym, sudoku4
 from data.mathematics import SHOTS, SOURCES, SYSTEM_PROMPT
 from data.prompts import completion_text, encode_prompt, encode_row
 from data.rows import SHOWN_COLUMNS
@@ -58,6 +58,7 @@ TASKS: dict[str, ModuleType] = {
     "sudoku4": sudoku4,
     "maze": maze,
     "chain": chain,
+    "exam": exam,
     "reasoning_gym": reasoning_gym,
 }
 

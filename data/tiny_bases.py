@@ -13,6 +13,7 @@ TINY_BASES = {
     "sudoku4": DATA / "tiny_sudoku4",
     "maze": DATA / "tiny_maze",
     "chain": DATA / "tiny_chain",
+    "exam": DATA / "tiny_exam",
     "reasoning_gym:spell_backward": DATA / "tiny_spell_backward",
 }
 # A line like any other: a base finds its place by the line break before it.
