@@ -123,8 +123,8 @@ def ours() -> tuple[list[float], dict]:
     dtype = torch.bfloat16 if on_gpu else torch.float32
     memory = budget.update_memory(flags, model, sizes, dtype)
     estimates = {
-        "sample": memory.weights + memory.caches,
-        "train": memory.trained_weights + memory.activations,
+        "sample": memory.weights + memory.converted + memory.caches,
+        "train": memory.trained_weights + memory.converted + memory.activations,
     }
     return [sum(parts) for parts in zip(*phases.values())], estimates
 
