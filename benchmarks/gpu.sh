@@ -164,7 +164,7 @@ part_model() {
     fi
     if [ ! -e "$work/model/config.json" ]; then
         # shellcheck disable=SC2086  (the parts of one file)
-        run gguf 60 "$python" benchmarks/gguf_checkpoint.py $gguf "$work/model"
+        run gguf 120 "$python" benchmarks/gguf_checkpoint.py $gguf "$work/model"
     fi
     # Three evaluations and two starts take about 90 s; GRPO trains for up to one and a half times as long as TreeRPO.
     local left=$((deadline - $(date +%s) - 90))
