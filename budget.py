@@ -7,6 +7,7 @@ import psutil
 import torch
 from torch.distributed.tensor import DTensor
 
+import fixed_shape
 from policy import CHUNK_ELEMENTS
 
 GIB = 2**30
@@ -27,10 +28,10 @@ def device_memory(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def cache_bytes(config, length: int, element: int) -> int:
+def cache_bytes(config, length: int, element: int, every_column: bool = False) -> int:
     """Keys and values of one row of `length` tokens.
 
-    A sliding-window layer keeps no more than its window.
+    A sliding-window layer keeps no more than its window, but for an engine that keeps every column.
 
     Args:
         element: bytes of one number.
@@ -39,12 +40,30 @@ def cache_bytes(config, length: int, element: int) -> int:
     head_dim = getattr(config, "head_dim", None) or default_head_dim
     default_types = ["full_attention"] * config.num_hidden_layers
     layer_types = getattr(config, "layer_types", None) or default_types
-    window = getattr(config, "sliding_window", None) or length
+    window = length if every_column else getattr(config, "sliding_window", None) or length
     tokens = sum(
         min(length, window) if layer_type == "sliding_attention" else length
         for layer_type in layer_types
     )
     return 2 * tokens * config.num_key_value_heads * head_dim * element
+
+
+def converted_bytes(flags, model, compute_dtype: torch.dtype) -> int:
+    """The copy of the weights in `compute_dtype` that autocast keeps while it is at work.
+
+    It keeps one of every float32 weight that trains and that a product reads. Embeddings are looked
+    up as they are, unless the head shares them; vectors (norms and biases) are too small to count.
+    """
+    if flags.use_peft or compute_dtype == torch.float32:
+        return 0
+    read_by_products = {  # by identity: a shared weight has one copy
+        weight
+        for module in model.modules()
+        if not isinstance(module, torch.nn.Embedding)
+        for weight in module.parameters(recurse=False)
+        if weight.requires_grad and weight.dtype == torch.float32 and weight.dim() > 1
+    }
+    return sum(weight.numel() for weight in read_by_products) * compute_dtype.itemsize
 
 
 @dataclass
@@ -82,6 +101,7 @@ class Memory:
 
     weights: int  # with reference, gradients and optimizer, while sampling
     trained_weights: int  # the same while training: under FSDP a part of the weights
+    converted: int  # autocast's copy of the weights, while sampling and while training
     caches: int  # while sampling
     activations: int  # while training
 
@@ -107,10 +127,12 @@ def update_memory(flags, model, sizes: Sizes, compute_dtype: torch.dtype) -> Mem
     activations = pack * config.hidden_size * layer_bytes * compute_dtype.itemsize // 2
     mask = pack**2
     logits = copies * FLOAT32 * CHUNK_ELEMENTS
-    row_cache = cache_bytes(config, sizes.path_length, compute_dtype.itemsize)
+    every_column = flags.use_cuda_graph and fixed_shape.suits(model)
+    row_cache = cache_bytes(config, sizes.path_length, compute_dtype.itemsize, every_column)
     return Memory(
         weights=model.num_parameters() * model.dtype.itemsize + fixed,
         trained_weights=local * model.dtype.itemsize + fixed,
+        converted=converted_bytes(flags, model, compute_dtype),
         caches=sizes.cached_rows * row_cache,
         activations=activations + mask + logits,
     )
@@ -137,16 +159,21 @@ def describe(
         compute_dtype: of activations and caches, where the weights have another; None takes that of
             the weights. Where all weights train with a KL term, the frozen reference has it too.
     """
+    compute_dtype = compute_dtype or model.dtype
     sizes = update_sizes(flags, longest_prompt, processes)
-    memory = update_memory(flags, model, sizes, compute_dtype or model.dtype)
+    memory = update_memory(flags, model, sizes, compute_dtype)
     available = device_memory(device)
     held = "weights, reference and optimizer" if _has_reference(flags) else "weights and optimizer"
+    converted = ""
+    if memory.converted:
+        name = str(compute_dtype).removeprefix("torch.")
+        converted = f"a copy of the weights in {name} {memory.converted / GIB:.2f}, "
     lines = [
         f"one update on each of {processes} processes, at most: {sizes.trees} trees of "
         f"{sizes.leaves} leaves, {sizes.sampled_tokens:,} tokens sampled in slices of "
         f"{flags.max_rows} rows, as many trained in packs of {sizes.pack_tokens:,}",
         f"memory of the device {available / GIB:.1f} GiB; {held} {memory.weights / GIB:.2f}, "
-        f"caches while sampling {memory.caches / GIB:.2f}, activations while training "
+        f"{converted}caches while sampling {memory.caches / GIB:.2f}, activations while training "
         f"{memory.activations / GIB:.2f} GiB (estimates)",
     ]
     if flags.refill_zero_signal:
@@ -157,9 +184,9 @@ def describe(
             f"--refill_zero_signal {rounds} replaces each tree up to {rounds} times: at most "
             f"{most_tokens:,} tokens sampled; memory and training stay the same"
         )
-    if memory.weights + memory.caches > available:
+    if memory.weights + memory.converted + memory.caches > available:
         lines.append("sampling may not fit: lower --max_rows")
-    if memory.trained_weights + memory.activations > available:
+    if memory.trained_weights + memory.converted + memory.activations > available:
         advice = "" if flags.gradient_checkpointing else " or set --gradient_checkpointing true"
         lines.append(f"training may not fit: lower --max_pack_tokens{advice}")
     return "\n".join(lines)

@@ -396,6 +396,26 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
+class _RecordingLayer(DynamicSlidingWindowLayer):
+    """A sliding-window layer that keeps the columns that the window drops during a step.
+
+    Attention sees the window alone. (transformers' own recording shows all columns in some
+    versions, for which its masks are too short.)
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        new = key_states.shape[2]
+        self.cumulative_length += new
+        self.keys = torch.cat([self.keys, key_states], 2)
+        self.values = torch.cat([self.values, value_states], 2)
+        seen = self.sliding_window - 1 + new
+        return self.keys[:, :, -seen:], self.values[:, :, -seen:]
+
+
 @dataclass(eq=False)
 class Row:
     """A handle on one cache row, which `Engine.grow` continues.
@@ -688,7 +708,13 @@ class Engine:
         width = max(lengths)
         cache = self._new_cache()
         runs = _runs(rows, device) if width else []
-        for number, layer in enumerate(cache.layers if width else []):
+        for number, layer in enumerate(cache.layers):
+            if layer.is_sliding and self.delimiter:
+                # Moving a row to the right needs the columns that the window would have dropped
+                # during the step.
+                layer = cache.layers[number] = _RecordingLayer(layer.sliding_window)
+            if not width:
+                continue
             columns = min(width, layer.sliding_window - 1) if layer.is_sliding else width
             sources = [run.cache.layers[number] for run in runs]
             # [rows, heads, columns, head dimension] each
@@ -699,9 +725,6 @@ class Engine:
                 layer.keys = keys
                 layer.values = values
                 layer.cumulative_length = width
-                # Moving a row to the right needs the columns that the window would have dropped
-                # during the step.
-                layer.record_past = self.delimiter is not None
             else:
                 cache.layers[number] = _RoomyLayer(keys, values, self.step_tokens)
         # The mask covers the last tokens too.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All figures of one GPU by one command, in at most 8 minutes; --small runs every part at its smallest, on a CPU.
 #
-#   bash benchmarks/gpu.sh [--small] [--wheels DIR] [--data DIR] [--gguf "FILE ..."] [--seconds N] [--output_dir DIR] [PART ...]
+#   bash benchmarks/gpu.sh [--small] [--wheels DIR] [--data DIR] [--gguf "FILE ..."] [--seconds N] [--output_dir DIR]
+#       [--tar FILE] [PART ...]
 #
 # Parts, in order of worth; without any named all of them run:
 #   tests     tests/test_device.py: sampling, packs under each attention, bfloat16, memory, resuming
@@ -19,6 +20,7 @@
 # --data    holds train_gsm8k.jsonl and gsm8k.jsonl, for the last part; default ../shared/data
 # --gguf    SmolLM2-135M-Instruct as GGUF, in one file or in parts (benchmarks/gguf_checkpoint.py says where from); not needed
 #           where results/smollm2/model is there
+# --tar     packs what is written, without the runs of the last part, into one file after each command, to take home
 set -u
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -29,6 +31,7 @@ data=../shared/data
 gguf=""
 seconds=480
 output=$root/results/gpu
+tar=""
 parts=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -38,6 +41,7 @@ while [ $# -gt 0 ]; do
         --gguf) gguf=$2; shift ;;
         --seconds) seconds=$2; shift ;;
         --output_dir) output=$2; shift ;;
+        --tar) tar=$2; shift ;;
         -*) echo "unknown flag $1; the head of $0 lists them" >&2; exit 2 ;;
         *) parts+=("$1") ;;
     esac
@@ -87,6 +91,8 @@ run() {
         [ "$status" = 0 ] || failed=1
     fi
     echo "{\"command\": \"$name\", \"exit\": \"$status\", \"seconds\": $(($(date +%s) - start))}" >>"$output/parts.jsonl"
+    # Renamed once it is whole: a run may be cut off at any time.
+    [ -z "$tar" ] || { tar -czf "$tar.part" -C "$output" --exclude=./runs . && mv "$tar.part" "$tar"; }
 }
 
 # benchmark LABEL LIMIT SCRIPT FLAGS...
@@ -158,7 +164,7 @@ part_model() {
     fi
     if [ ! -e "$work/model/config.json" ]; then
         # shellcheck disable=SC2086  (the parts of one file)
-        run gguf 60 "$python" benchmarks/gguf_checkpoint.py $gguf "$work/model"
+        run gguf 120 "$python" benchmarks/gguf_checkpoint.py $gguf "$work/model"
     fi
     # Three evaluations and two starts take about 90 s; GRPO trains for up to one and a half times as long as TreeRPO.
     local left=$((deadline - $(date +%s) - 90))

@@ -21,7 +21,6 @@ from common import arguments, device, load, report, wait_for_gpu
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback, get_scheduler
-from trl import GRPOConfig, GRPOTrainer
 
 import budget
 import train_treerpo
@@ -123,8 +122,8 @@ def ours() -> tuple[list[float], dict]:
     dtype = torch.bfloat16 if on_gpu else torch.float32
     memory = budget.update_memory(flags, model, sizes, dtype)
     estimates = {
-        "sample": memory.weights + memory.caches,
-        "train": memory.trained_weights + memory.activations,
+        "sample": memory.weights + memory.converted + memory.caches,
+        "train": memory.trained_weights + memory.converted + memory.activations,
     }
     return [sum(parts) for parts in zip(*phases.values())], estimates
 
@@ -141,6 +140,8 @@ class Clock(TrainerCallback):
 
 def theirs() -> list[float]:
     """Seconds of each of TRL's updates but the first."""
+    from trl import GRPOTrainer  # here, so that ours are measured where it can't be imported
+
     tokenizer, model = load_to_train()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +164,9 @@ def random_rewards(completions: list, **_) -> list[float]:
     return [float(random.random() < 0.5) for _ in completions]
 
 
-def grpo_config(folder: str) -> GRPOConfig:
+def grpo_config(folder: str):
+    from trl import GRPOConfig
+
     return GRPOConfig(
         output_dir=folder,
         # The same work as ours: as many completions as leaves, as long as the longest path, before

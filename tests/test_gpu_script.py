@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -75,8 +76,9 @@ case "$1" in
 esac"""
     python = stand_in(tmp_path / "python", hangs_in_training)
     output = tmp_path / "out"
+    tar = tmp_path / "out.tgz"
     process = subprocess.Popen(
-        command(output, "--small", "sampling", "training"),
+        command(output, "--small", "--tar", str(tar), "sampling", "training"),
         env=environment(python),
         stdout=subprocess.DEVNULL,
     )
@@ -92,6 +94,20 @@ esac"""
     assert not psutil.wait_procs(children, timeout=30)[1]
     assert json.loads((output / "sampling.py.json").read_text())["figures"]
     assert [row["command"] for row in finished(output)] == ["sampling-small"]
+    with tarfile.open(tar) as packed:
+        names = {Path(name).name for name in packed.getnames()}
+    assert names >= {"sampling.py.json", "sampling-small.log", "parts.jsonl"}
+    assert not Path(f"{tar}.part").exists()
+
+
+def test_what_is_taken_home_leaves_out_the_runs(tmp_path):
+    python = stand_in(tmp_path / "python", "exit 0")
+    output, tar = tmp_path / "out", tmp_path / "out.tgz"
+    (output / "runs").mkdir(parents=True)
+    (output / "runs" / "model.safetensors").write_bytes(b"large")
+    run(output, "--small", "--tar", str(tar), "memory", python=python)
+    with tarfile.open(tar) as packed:
+        assert sorted(packed.getnames()) == [".", "./memory-small.log", "./parts.jsonl"]
 
 
 # --- What is called at which size ---

@@ -6,11 +6,13 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, random_model
 from test_recipes import model_without_weights, recipe_flags, smollm2_without_weights
 from test_scripts import TWO_PROCESSES, adapter, read, script, words
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import budget
+import fixed_shape
 
 TEXT = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
 WORDS = " ".join(TEXT.split())
@@ -34,7 +36,8 @@ def test_estimates_are_those_of_a_dry_run(name):
     sizes = budget.update_sizes(flags, flags.max_prompt_length, processes=1)
     memory = budget.update_memory(flags, model, sizes, torch.bfloat16)
     widths = "-".join(map(str, flags.branching))
-    parts = (memory.weights, memory.caches, memory.activations)
+    sampling, training = (memory.converted + part for part in (memory.caches, memory.activations))
+    parts = (memory.weights, sampling, training)
     assert ESTIMATES[name] == [
         f"{widths} of {flags.step_tokens}",
         f"{sizes.sampled_tokens:,}",
@@ -46,6 +49,12 @@ def test_every_recipe_of_a_real_model_has_its_estimate():
     recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     real = {name for name in recipes if re.search("qwen|smollm2", name)}
     assert ESTIMATES.keys() == real
+
+
+def test_the_copy_of_all_weights_has_its_size():
+    flags = recipe_flags("paper-qwen2.5-math-1.5b")
+    copy = budget.converted_bytes(flags, model_of("1.5b", flags), torch.bfloat16)
+    assert f"{copy / budget.GIB:.1f} GiB at 1.5B" in WORDS
 
 
 def test_the_scaling_table_is_that_of_the_script(on_paper):
@@ -111,6 +120,86 @@ def test_what_a_reduction_sends():
         model = model_of(name, recipe_flags(name))
         sizes = [p.numel() for p in model.parameters() if p.requires_grad]
         assert says.format(len(sizes), f"{4 * sum(sizes) / 1e9:.1f}") in WORDS
+
+
+# --- What autocast converts, and what a fixed shape keeps ---
+
+
+class Conversions(TorchDispatchMode):
+    """Takes down the numbers of each weight matrix that is converted, call by call."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.weights = {id(weight) for weight in model.parameters() if weight.dim() > 1}
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and id(args[0]) in self.weights:
+            self.sizes.append(result.numel() * result.element_size())
+        return result
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("sampling", [False, True])
+def test_autocast_keeps_as_much_as_is_counted(family, tied, sampling):
+    """Each weight is converted once, however often it is read until autocast ends."""
+    model = random_model(family, tie_word_embeddings=tied)
+    ids = torch.tensor([[5, 9, 23]])
+    with Conversions(model) as seen, torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            with torch.set_grad_enabled(not sampling):
+                model(ids)
+    flags = recipe_flags("paper-qwen2.5-math-1.5b")
+    assert budget.converted_bytes(flags, model, torch.bfloat16) == sum(seen.sizes) > 0
+    in_layers = 2 * sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
+    embeddings = 2 * model.get_input_embeddings().weight.numel()
+    assert sum(seen.sizes) == in_layers - (0 if tied else embeddings)
+
+
+def test_where_autocast_is_off_nothing_is_converted():
+    flags = recipe_flags("paper-qwen2.5-math-1.5b")
+    assert budget.converted_bytes(flags, random_model("qwen2"), torch.float32) == 0
+    adapter_flags = recipe_flags("paper-qwen2.5-math-1.5b-lora")
+    assert budget.converted_bytes(adapter_flags, random_model("qwen2"), torch.bfloat16) == 0
+
+
+def test_the_copy_can_be_what_does_not_fit(monkeypatch):
+    flags = recipe_flags("paper-qwen2.5-math-1.5b")
+    model = model_of("1.5b", flags)
+    sizes = budget.update_sizes(flags, flags.max_prompt_length, processes=1)
+    memory = budget.update_memory(flags, model, sizes, torch.bfloat16)
+    enough = memory.weights + memory.converted + memory.caches
+
+    def described(available: int) -> str:
+        monkeypatch.setattr(budget, "device_memory", lambda device: available)
+        device = torch.device("cuda")
+        return budget.describe(flags, model, flags.max_prompt_length, 1, device, torch.bfloat16)
+
+    assert "a copy of the weights in bfloat16 2.88, caches" in described(enough)
+    assert "may not fit" not in described(enough)
+    assert "sampling may not fit" in described(enough - 1)
+
+
+def test_a_fixed_shape_keeps_the_columns_before_a_window(monkeypatch):
+    name = "paper-qwen2.5-math-1.5b-lora"
+    flags = recipe_flags(name)
+    model = random_model("gemma3")  # one layer of two has a window, of 6 tokens
+    config = model.config
+    sizes = budget.update_sizes(flags, 100, processes=1)
+    length = sizes.path_length
+
+    def row_bytes(flags) -> float:
+        return budget.update_memory(flags, model, sizes, torch.float32).caches / sizes.cached_rows
+
+    assert row_bytes(flags) == budget.cache_bytes(config, length, 4)
+    monkeypatch.setattr(fixed_shape, "suits", lambda model: True)
+    per_token = 2 * config.num_key_value_heads * config.head_dim * 4
+    assert row_bytes(flags) == 2 * length * per_token
+    assert budget.cache_bytes(config, length, 4) == (length + 6) * per_token
+    by_generate = recipe_flags(name, "--use_cuda_graph", "false")
+    assert row_bytes(by_generate) == budget.cache_bytes(config, length, 4)
 
 
 # --- What two processes send ---

@@ -101,6 +101,30 @@ def test_forked_cache_equals_reprefilling(family, delimiter, tokenizer):
     assert ended > 3
 
 
+@pytest.mark.parametrize("prompt", [[7], [5, 9, 23, 40, 8, 8, 8, 15]])
+def test_delimited_steps_longer_than_a_window(prompt, tokenizer):
+    """A row that ended early is continued from columns that the window dropped during the step."""
+    model = random_model("gemma3", scale=3.0)
+    engine = Engine(model, tokenizer, step_tokens=16, step_delimiter="%")
+    engine.stop_at([])
+    delimiter_ids = tokenizer.encode("%")
+    count = 12
+    contexts = [list(prompt) for _ in range(count)]
+    lengths = set()
+    with evaluation_mode(model):
+        rows = engine.prefill([prompt]) * count
+        for turn in range(3):
+            streams = [Stream(turn, (i,)) for i in range(count)]
+            steps = engine.grow(rows, streams)
+            for i, step in enumerate(steps):
+                expected = step_by_reprefilling(model, contexts[i], streams[i], 16, delimiter_ids)
+                assert step.tokens.tolist() == expected
+                contexts[i] = contexts[i] + expected
+                lengths.add(len(expected))
+            rows = [step.row for step in steps]
+    assert min(lengths) < 6 and max(lengths) == 16  # the window has 6 tokens
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_equal_teacher_forcing(family, temperature, tokenizer):
