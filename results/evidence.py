@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from run.errors import BadInput
 from run.markdown import markdown_table
-from run_ablations import equal_budget, point_at, score_name, with_interval
+from run_ablations import Curves, equal_budget, point_at, score_name, with_interval
 
 RESULTS = Path(__file__).resolve().parent
 SUMMARY = RESULTS / "summary.json"
@@ -20,8 +20,9 @@ BUDGETS = {"equal_tokens": "sampled_tokens", "equal_seconds": None, "equal_updat
 
 
 class Domain(NamedTuple):
-    """The sweep that compares both sides at their best, and the one that tuned them."""
+    """A task, the sweep that compares both sides at their best, and the one that tuned them."""
 
+    task: str
     sweep: str
     tuned_by: str
     # Sweep's name of an arm -> its name here, which begins with treerpo, outcome or grpo. None
@@ -34,10 +35,15 @@ class Domain(NamedTuple):
 
 DOMAINS = {
     "arithmetic": Domain(
-        "tuned", "tune", {"4-2": "treerpo 4-2", "grpo-5": "grpo 5"}, seconds="seconds"
+        "arithmetic", "tuned", "tune", {"4-2": "treerpo 4-2", "grpo-5": "grpo 5"}, seconds="seconds"
     ),
-    "maze": Domain("maze", "maze-tune", seconds=None),
-    "chain": Domain("chain", "chain-tune"),
+    "maze": Domain("maze", "maze", "maze-tune", seconds=None),
+    "sudoku4": Domain("sudoku4", "sudoku4", "sudoku4-tune"),
+    "spell_backward": Domain(
+        "reasoning_gym:spell_backward", "spell-backward", "spell-backward-tune"
+    ),
+    "exam": Domain("exam", "exam", "exam-tune"),
+    "chain": Domain("chain", "chain", "chain-tune"),
 }
 
 # Of one arm at one budget: the figures, each with one value per seed.
@@ -62,8 +68,7 @@ def summary() -> dict[str, Arms]:
 def arms_of(domain: Domain) -> Arms:
     """Each arm's figures at each budget."""
     all_curves = curves_of(domain.sweep)
-    names = domain.arms or {arm: arm for arm in all_curves}
-    curves = {name: all_curves[arm] for arm, name in names.items()}
+    curves = named_curves(domain)
     seeds = [
         seed
         for seed, runs in enumerate(zip(*curves.values(), strict=True))
@@ -93,8 +98,15 @@ def arms_of(domain: Domain) -> Arms:
     return arms
 
 
+def named_curves(domain: Domain) -> Curves:
+    """The curves of the arms that are compared, by their names here."""
+    curves = curves_of(domain.sweep)
+    names = domain.arms or {arm: arm for arm in curves}
+    return {name: curves[arm] for arm, name in names.items()}
+
+
 @cache
-def curves_of(sweep: str) -> dict[str, list[list[dict] | None]]:
+def curves_of(sweep: str) -> Curves:
     """The curves of every arm and seed, as run_ablations.py wrote them."""
     return read_json(RESULTS / "ablations" / sweep / "results.json")
 
@@ -143,10 +155,10 @@ def shortening(arms: Arms) -> list[float]:
     return [100 * (1 - one / other) for one, other in zip(mine, grpo, strict=True)]
 
 
-def predicted_ratio(domain: str, arms: Arms) -> float | None:
-    """What the instrument predicted: the progress that a sampled token buys in TreeRPO's arm over
-    that in GRPO's. None where these arms were not measured."""
-    path = RESULTS / "benchmarks" / f"credit-{domain}.json"
+def predicted_ratio(task: str, arms: dict) -> float | None:
+    """What the instrument predicted of a task: the progress that a sampled token buys in TreeRPO's
+    arm over that in GRPO's. None where these arms were not measured."""
+    path = RESULTS / "benchmarks" / f"credit-{task.replace(':', '-')}.json"
     if not path.exists():
         return None
     names = [arm_of(arms, method) for method in ("treerpo", "grpo")]
@@ -157,7 +169,40 @@ def predicted_ratio(domain: str, arms: Arms) -> float | None:
     return ours / grpo
 
 
-# --- The table ---
+# --- The tables ---
+
+
+def headline_table() -> str:
+    """One row per domain: TreeRPO over GRPO, in as few columns as say it."""
+    header = [
+        "domain",
+        "GRPO: sampled pass@1 [%]",
+        "TreeRPO at equal sampled tokens [points]",
+        "at equal seconds",
+        "shorter than GRPO's [%]",
+    ]
+    rows = [
+        [
+            domain,
+            with_interval(scores(arms, "grpo")),
+            with_interval(gains(arms, "equal_tokens"), "+"),
+            gain_at_equal_seconds(domain, arms),
+            with_interval(shortening(arms), "+"),
+        ]
+        for domain, arms in read_json(SUMMARY).items()
+    ]
+    note = (
+        "Mean ± 95 % interval over 5 seeds, differences over tuned GRPO seed by seed: `python "
+        "run_ablations.py recipes/ablations/NAME.yaml --seeds 5`."
+    )
+    return f"{markdown_table(header, rows)}\n\n{note}"
+
+
+def gain_at_equal_seconds(domain: str, arms: Arms) -> str:
+    """TreeRPO over GRPO at equal seconds, in points."""
+    if not DOMAINS[domain].seconds:
+        return "not timed"
+    return with_interval(gains(arms, "equal_seconds"), "+")
 
 
 def evidence_table() -> str:
@@ -177,12 +222,9 @@ def evidence_table() -> str:
     rows = []
     for domain, arms in read_json(SUMMARY).items():
         outcome = "not run"
-        seconds = "not timed"
         if arm_of(arms, "outcome"):
             outcome = with_interval(gains(arms, "equal_tokens", "outcome"), "+")
-        if DOMAINS[domain].seconds:
-            seconds = with_interval(gains(arms, "equal_seconds"), "+")
-        ratio = predicted_ratio(domain, arms)
+        ratio = predicted_ratio(DOMAINS[domain].task, arms)
         rows.append(
             [
                 domain,
@@ -190,7 +232,7 @@ def evidence_table() -> str:
                 with_interval(scores(arms, "grpo")),
                 with_interval(gains(arms, "equal_tokens"), "+"),
                 outcome,
-                seconds,
+                gain_at_equal_seconds(domain, arms),
                 with_interval(gains(arms, "equal_updates"), "+"),
                 with_interval(shortening(arms), "+"),
                 "-" if ratio is None else f"{ratio:.2f} x",

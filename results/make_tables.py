@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from eval_math import paper_table  # noqa: E402
-from results.evidence import SUMMARY, curves_of, evidence_table, read_json, summary  # noqa: E402
+from results.evidence import SUMMARY, curves_of, evidence_table, headline_table, read_json, summary  # noqa: E402
+from results.predicted import plot_predicted, predicted_table  # noqa: E402
 from results.when import SERIES, plot, when_table  # noqa: E402
 from run.errors import BadInput, run_script  # noqa: E402
 from run.folder import read_lines, write_whole  # noqa: E402
@@ -110,11 +111,20 @@ SWEEPS = (
     "horizon-4",
     "horizon-8",
     "horizon-16",
+    "skills-1",
+    "skills-4",
+    "sudoku4",
+    "sudoku4-tune",
+    "spell-backward",
+    "spell-backward-tune",
+    "exam",
+    "exam-tune",
 )
 # Their runs had other work beside them, so that their seconds say nothing.
 SWEEPS_WITHOUT_SECONDS = (
     *("fidelity", "shape", "maze", "maze-tune", "chain", "chain-tune"),
-    *("horizon-4", "horizon-8", "horizon-16"),
+    *("horizon-4", "horizon-8", "horizon-16", "skills-1", "skills-4"),
+    *("sudoku4", "sudoku4-tune", "spell-backward", "spell-backward-tune", "exam", "exam-tune"),
 )
 
 
@@ -263,6 +273,43 @@ def _seeds(points: list[dict | None]) -> str:
     return str(sum(point is not None for point in points))
 
 
+# --- Trials that were left out ---
+
+# Name in the files of results/trials -> what it is.
+TRIALS = {
+    "shrunk": "a group's mean, shrunk to the other groups of its depth",
+    "rho": "widths of both depths by the measured rho",
+    "refill": "prompts without signal replaced twice",
+    "again": "6 paths first, then 2 more children where a path failed",
+}
+
+
+def trials_table() -> str:
+    """What was tried beside the paper's credit and budget, over TreeRPO at equal tokens."""
+    tasks = [path.stem for path in sorted((RESULTS / "trials").glob("*.json"))]
+    header = ["trial", *(f"{task}: over TreeRPO [points]" for task in tasks)]
+    rows = [[what] for what in TRIALS.values()]
+    budgets = []
+    for task in tasks:
+        curves = read_json(RESULTS / "trials" / f"{task}.json")
+        budget = equal_budget(curves, "sampled_tokens")
+        budgets.append(f"{task} {budget:,.0f}")
+        points = _points_at(curves, "sampled_tokens", budget)
+        first_arm = next(iter(points))
+        score = _score_of(points)
+        for row, trial in zip(rows, TRIALS, strict=True):
+            cell = "not run"
+            if trial in points:
+                cell = _difference(score, points[trial], points[first_arm])
+            row.append(cell)
+    note = (
+        f"At equal sampled tokens ({'; '.join(budgets)}): sampled pass@1, mean ± 95 % interval "
+        "over 5 seeds, differences taken seed by seed. The code of the first, second and fourth "
+        "trial was not kept."
+    )
+    return _with_note(markdown_table(header, rows), note)
+
+
 # --- What others published ---
 
 
@@ -352,23 +399,53 @@ PROFILES = (
         "profile-training-350m", "training, 350M", "--model 350m --max_pack_tokens 2048 --profile"
     ),
 )
+# The draws of every measurement but the maze's.
+DRAWS = "--problems 32 --draws 6 --direction_draws 6"
+# What TreeRPO's arm on the chains of two rounds has.
+ROUNDS = "--length 280 --step_delimiter 1: --step_tokens 190"
 CREDIT = (
     Measurement(
-        "credit-arithmetic",
-        "arithmetic",
-        "--length 72 --trees 4-2 6-2-2 --groups 4 6 --problems 32 --draws 6 --direction_draws 6",
+        "credit-arithmetic", "arithmetic", f"--length 72 --trees 4-2 6-2-2 --groups 4 6 {DRAWS}"
     ),
     Measurement(
         "credit-sudoku4",
         "sudoku4",
-        "--task sudoku4 --length 120 --trees 4-2 2-2-2 --groups 4 6 "
-        "--problems 32 --draws 6 --direction_draws 6",
+        f"--task sudoku4 --length 120 --trees 4-2-2 4-2 --groups 4 6 {DRAWS} --fresh 48",
     ),
     Measurement(
         "credit-maze",
         "maze",
         "--task maze --length 60 --trees 4-2 2-2-2 --groups 4 6 "
         "--problems 32 --draws 8 --direction_draws 8",
+    ),
+    Measurement(
+        "credit-reasoning_gym-spell_backward",
+        "spell_backward",
+        "--task reasoning_gym:spell_backward --length 48 --trees 4-2-1-1 --groups 4 8 "
+        "--problems 32 --draws 8 --direction_draws 8 --fresh 48",
+    ),
+    Measurement(
+        "credit-exam",
+        "exam",
+        f"--task exam --length 108 --trees 2-2-2-2 4-4 --groups 4 8 {DRAWS} --fresh 48",
+    ),
+    Measurement(
+        "credit-chain", "chain", f"--task chain {ROUNDS} --trees 4-4 8-2 --groups 4 8 {DRAWS}"
+    ),
+    Measurement(
+        "credit-chain-4-16",
+        "chain:4-16",
+        f"--task chain:4-16 --length 24 --trees 4-4 --groups 8 {DRAWS} --fresh 48",
+    ),
+    Measurement(
+        "credit-chain-8-16",
+        "chain:8-16",
+        f"--task chain:8-16 --length 60 --trees 4-4 --groups 8 {DRAWS} --fresh 48",
+    ),
+    Measurement(
+        "credit-chain-16-16",
+        "chain:16-16",
+        f"--task chain:16-16 --length 132 --trees 4-4 --groups 8 {DRAWS} --fresh 48",
     ),
 )
 
@@ -555,10 +632,12 @@ def faults_table() -> str:
 # --- All tables ---
 
 TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline_table,
     "evidence": evidence_table,
     "demo": demo_table,
     "puzzles": puzzles_table,
     "results": results_table,
+    "trials": trials_table,
     "published": published_table,
     "sampling": sampling_table,
     "training": training_table,
@@ -567,6 +646,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory_table,
     "profile": profile_table,
     "instrument": instrument_table,
+    "predicted": predicted_table,
     "faults": faults_table,
     **{name: partial(when_table, name) for name in SERIES},
     **{sweep: partial(sweep_table, sweep) for sweep in SWEEPS},
@@ -650,6 +730,7 @@ def main() -> None:
     write_whole(SUMMARY, json.dumps(summary(), indent=1) + "\n")
     for name in SERIES:
         plot(name)
+    plot_predicted()
     changed = write_tables(ROOT)
     print("changed: " + ", ".join(changed) if changed else "nothing changed")
 

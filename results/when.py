@@ -1,4 +1,4 @@
-"""When step credit pays: TreeRPO against GRPO as chains get longer.
+"""When step credit pays: TreeRPO against GRPO as chains get longer, and as they take more skills.
 
 results/make_tables.py makes the tables and the figures from the sweeps named here.
 """
@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from results.evidence import RESULTS, arm_of, curves_of
 from run.intervals import interval
 from run.markdown import markdown_table
-from run_ablations import Curve, differences, equal_budget, point_at, score_name, with_interval
+from run_ablations import (
+    Curve,
+    Curves,
+    differences,
+    equal_budget,
+    point_at,
+    score_name,
+    with_interval,
+)
 
 # Arms are compared where GRPO's mean sampled pass@1 reaches this: half-way, wherever that is.
 HALF_WAY = 0.5
@@ -24,13 +32,21 @@ class Series(NamedTuple):
     what: str
     # Its values, and the sweep of each.
     sweeps: dict[int, str]
+    # The chains of a value.
+    task: str
 
 
 SERIES = {
     "horizon": Series(
         "operations of a chain, 16 skills",
         {4: "horizon-4", 8: "horizon-8", 16: "horizon-16", 32: "chain"},
-    )
+        "chain:{}-16",
+    ),
+    "skills": Series(
+        "skills of a chain, 32 operations",
+        {1: "skills-1", 4: "skills-4", 16: "chain"},
+        "chain:32-{}",
+    ),
 }
 
 
@@ -44,10 +60,13 @@ class Compared(NamedTuple):
     shortening: list[float]  # by how many percent TreeRPO's completions are shorter
 
 
-def compare(sweep: str) -> Compared:
+def compare(curves: Curves) -> Compared:
     """TreeRPO and GRPO where GRPO's mean comes half-way; at the last tokens that all runs reached
-    where it does not."""
-    curves = curves_of(sweep)
+    where it does not.
+
+    Args:
+        curves: of each arm one curve per seed.
+    """
     treerpo, grpo = (curves[arm_of(curves, method)] for method in ("treerpo", "grpo"))
     score = score_name(grpo[0][-1])
     tokens = half_way(grpo, score, equal_budget(curves, "sampled_tokens"))
@@ -106,7 +125,7 @@ def when_table(name: str) -> str:
     ]
     rows = []
     for value, sweep in series.sweeps.items():
-        compared = compare(sweep)
+        compared = compare(curves_of(sweep))
         seeds = len(compared.gains)
         saving = "-"
         if len(compared.savings) == seeds:
@@ -135,7 +154,7 @@ def plot(name: str, folder: Path = FIGURES) -> Path:
     """The lead of TreeRPO over GRPO against what a series varies, with 95 % intervals."""
     series = SERIES[name]
     values = list(series.sweeps)
-    leads = [interval(compare(sweep).gains) for sweep in series.sweeps.values()]
+    leads = [interval(compare(curves_of(sweep)).gains) for sweep in series.sweeps.values()]
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     ax = figure.subplots()
     means, half_widths = zip(*leads)

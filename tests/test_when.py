@@ -1,4 +1,4 @@
-"""The sweeps over horizons: their figures against the definition, and their recipes."""
+"""The sweeps over horizons and skills: their figures against the definition, and their recipes."""
 
 import statistics
 
@@ -29,7 +29,7 @@ def test_arms_are_compared_where_grpo_is_half_way(name, sweep):
     grpo = curves[arm_of(curves, "grpo")]
     trees = curves[arm_of(curves, "treerpo")]
     score = next(key for key in grpo[0][-1] if key.startswith("avg@"))
-    compared = when.compare(sweep)
+    compared = when.compare(curves)
     mean = statistics.fmean(at(points, compared.tokens, score) for points in grpo)
     most = min(points[-1]["sampled_tokens"] for runs in curves.values() for points in runs)
     assert mean == pytest.approx(0.5, abs=0.005) or (compared.tokens == most and mean < 0.5)
@@ -38,8 +38,13 @@ def test_arms_are_compared_where_grpo_is_half_way(name, sweep):
         for mine, other in zip(trees, grpo)
     ]
     assert compared.gains == pytest.approx(gains)
-    # The saving: both curves are half-way at these tokens.
-    for mine, other, saving in zip(trees, grpo, compared.savings):
+    # The saving, of seeds that come half-way on both sides: either curve is half-way at its tokens.
+    both = [
+        (mine, other)
+        for mine, other in zip(trees, grpo)
+        if when.tokens_to(mine, score) and when.tokens_to(other, score)
+    ]
+    for (mine, other), saving in zip(both, compared.savings, strict=True):
         tokens = when.tokens_to(other, score)
         assert at(other, tokens, score) == pytest.approx(0.5)
         assert at(mine, tokens / saving, score) == pytest.approx(0.5)
@@ -61,9 +66,9 @@ def test_a_series_varies_one_thing(name):
             flags = arms[arm_of(arms, method)]
             same.add(repr((method, {key: flags[key] for key in flags if key not in FOLLOWS})))
 
-            level = flags.get("dataset_name", "chain:32-16").removeprefix("chain:")
-            operations, skills = map(int, level.split("-"))
-            assert (operations, skills) == (value, 16)
+            chains = flags.get("dataset_name", "chain:32-16")
+            assert chains == when.SERIES[name].task.format(value)
+            operations, _ = chain.read_level(chains.removeprefix("chain:"))
             # Whoever works as much out as the largest budget allows is not cut off.
             widths = flags["branching"] if isinstance(flags["branching"], list) else [0]
             longest = chain.budget_of(operations, chain.most_workings(operations))
