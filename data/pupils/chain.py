@@ -10,6 +10,7 @@ with the others.
 
 import hashlib
 import random
+from collections.abc import Callable
 
 from data import chain
 from data.chain import Chain
@@ -38,12 +39,19 @@ SHARPENED = 2.2
 
 def write(rng: random.Random, drills: float) -> Document:
     """A drill, as often as `drills` says, or a chain of any length."""
+    return write_chain(rng, drills, write_solution)
+
+
+def write_chain(
+    rng: random.Random, drills: float, solve: Callable[[Chain, random.Random], str]
+) -> Document:
+    """A drill or a chain, with the completion that `solve` writes."""
     operations = rng.randint(1, LONGEST_DRILL)
     if rng.random() >= drills:
         operations = rng.choice((rng.randint(1, chain.ROUND), 2 * chain.ROUND, 3 * chain.ROUND))
     skills = rng.randint(1, chain.MOST_SKILLS)
     drawn = chain.sample_chain(rng, operations, skills, "base")
-    return Document(chain.write_problem(drawn), write_solution(drawn, rng), is_whole=True)
+    return Document(chain.write_problem(drawn), solve(drawn, rng), is_whole=True)
 
 
 def write_solution(drawn: Chain, rng: random.Random) -> str:

@@ -11,7 +11,7 @@ import random
 
 from data import chain
 from data.chain import Chain
-from data.pupils.chain import LENGTH, LONGEST_DRILL, PHASES, ROWS, SHARPENED, SIZE, short_way
+from data.pupils.chain import LENGTH, PHASES, ROWS, SHARPENED, SIZE, short_way, write_chain
 from data.pupils.common import Document
 
 __all__ = ["LENGTH", "PHASES", "ROWS", "SHARPENED", "SIZE", "write"]
@@ -19,12 +19,7 @@ __all__ = ["LENGTH", "PHASES", "ROWS", "SHARPENED", "SIZE", "write"]
 
 def write(rng: random.Random, drills: float) -> Document:
     """A drill, as often as `drills` says, or a chain of any length."""
-    operations = rng.randint(1, LONGEST_DRILL)
-    if rng.random() >= drills:
-        operations = rng.choice((rng.randint(1, chain.ROUND), 2 * chain.ROUND, 3 * chain.ROUND))
-    skills = rng.randint(1, chain.MOST_SKILLS)
-    drawn = chain.sample_chain(rng, operations, skills, "base")
-    return Document(chain.write_problem(drawn), write_solution(drawn, rng), is_whole=True)
+    return write_chain(rng, drills, write_solution)
 
 
 def write_solution(drawn: Chain, rng: random.Random) -> str:
