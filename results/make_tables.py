@@ -290,12 +290,14 @@ def trials_table() -> str:
     header = ["trial", *(f"{task}: over TreeRPO [points]" for task in tasks)]
     rows = [[what] for what in TRIALS.values()]
     budgets = []
+    seeds = []
     for task in tasks:
         curves = read_json(RESULTS / "trials" / f"{task}.json")
         budget = equal_budget(curves, "sampled_tokens")
         budgets.append(f"{task} {budget:,.0f}")
         points = _points_at(curves, "sampled_tokens", budget)
         first_arm = next(iter(points))
+        seeds.append(f"{task} {_seeds(points[first_arm])}")
         score = _score_of(points)
         for row, trial in zip(rows, TRIALS, strict=True):
             cell = "not run"
@@ -304,8 +306,8 @@ def trials_table() -> str:
             row.append(cell)
     note = (
         f"At equal sampled tokens ({'; '.join(budgets)}): sampled pass@1, mean ± 95 % interval "
-        "over 5 seeds, differences taken seed by seed. The code of the first, second and fourth "
-        "trial was not kept."
+        f"over seeds ({'; '.join(seeds)}), differences taken seed by seed. The code of the first, "
+        "second and fourth trial was not kept."
     )
     return _with_note(markdown_table(header, rows), note)
 
@@ -427,7 +429,7 @@ CREDIT = (
     Measurement(
         "credit-exam",
         "exam",
-        f"--task exam --length 108 --trees 2-2-2-2 4-4 --groups 4 8 {DRAWS} --fresh 48",
+        f"--task exam --length 108 --trees 2-2-2 2-2-2-2 --groups 4 8 {DRAWS} --fresh 48",
     ),
     Measurement(
         "credit-chain", "chain", f"--task chain {ROUNDS} --trees 4-4 8-2 --groups 4 8 {DRAWS}"
