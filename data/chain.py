@@ -29,9 +29,10 @@ __all__ = ["LEVELS", "PROMPT_TEMPLATE", "answer", "problems", "prompt", "score"]
 
 # The most operations of a round; no kind comes twice in it.
 ROUND = 16
-OPERATIONS = (*range(2, ROUND + 1), 2 * ROUND, 3 * ROUND)
+# Of two operations there are fewer chains than rows.
+OPERATIONS = (*range(3, ROUND + 1), 2 * ROUND, 3 * ROUND)
 MOST_SKILLS = 16
-LEVELS = "OPERATIONS-SKILLS, 2 to 16, 32 or 48 and 1 to 16; default 32-16"
+LEVELS = "OPERATIONS-SKILLS, 3 to 16, 32 or 48 and 1 to 16; default 32-16"
 DEFAULT_LEVEL = (32, 16)
 ROWS = {"train": 4000, "test": 1000}
 # Kind -> what it multiplies by and adds. All of them permute the digits, and no two are alike.

@@ -71,8 +71,8 @@ def needed_marks(operations: int) -> tuple[int, int]:
     """The fewest and the most marks that a problem may need. Someone who is right in every second
     operation, at random, has enough about once in ten times.
 
-    >>> needed_marks(32), needed_marks(16), needed_marks(4)
-    ((18, 24), (10, 12), (4, 4))
+    >>> needed_marks(32), needed_marks(16), needed_marks(3)
+    ((18, 24), (10, 12), (3, 3))
     """
     fewest = operations // 2 + 2
     return fewest, max(fewest, math.ceil(3 * operations / 4))

@@ -191,9 +191,10 @@ def headline_table() -> str:
         ]
         for domain, arms in read_json(SUMMARY).items()
     ]
+    sweeps = ", ".join(domain.sweep for domain in DOMAINS.values())
     note = (
         "Mean ± 95 % interval over 5 seeds, differences over tuned GRPO seed by seed: `python "
-        "run_ablations.py recipes/ablations/NAME.yaml --seeds 5`."
+        f"run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, NAME: {sweeps}."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"
 

@@ -15,6 +15,7 @@ from data.tiny_bases import TINY_BASES
 from run.errors import BadInput
 
 LEVELS = ("48-16", "48-1", "32-16", "16-16", "16-4", "4-16")
+FEWEST = "3-1"
 
 
 def slow_answer(problem: str) -> str:
@@ -39,7 +40,7 @@ def test_the_kinds_are_different_permutations_of_the_digits():
     assert tuple(range(10)) not in maps.values()
 
 
-@pytest.mark.parametrize("level", [None, *LEVELS])
+@pytest.mark.parametrize("level", [None, *LEVELS, FEWEST])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_problems_are_what_their_level_says(split, level):
     rows = chain.problems(split, level)
@@ -76,7 +77,7 @@ def test_splits_share_no_problem(level):
 
 
 @pytest.mark.parametrize(
-    "level", ["", "48", "17-4", "1-1", "48-0", "48-17", "048-4", "a-b", "6-2-1"]
+    "level", ["", "48", "17-4", "2-1", "48-0", "48-17", "048-4", "a-b", "6-2-1"]
 )
 def test_other_levels_are_refused(level):
     with pytest.raises(BadInput, match=re.escape(f"chain:{level}: no such level")):

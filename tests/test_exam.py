@@ -37,7 +37,7 @@ def slow_marks(problem: str, digits: str) -> int:
     return marks
 
 
-@pytest.mark.parametrize("level", [None, *LEVELS])
+@pytest.mark.parametrize("level", [None, *LEVELS, "3-1"])
 def test_problems_are_what_their_level_says(level):
     train, test = (exam.problems(split, level) for split in ("train", "test"))
     assert test == exam.problems("test", level)
@@ -53,7 +53,7 @@ def test_problems_are_what_their_level_says(level):
         assert f"You need {row['needed']} of {operations} marks" in exam.prompt(row)[1]["content"]
 
 
-@pytest.mark.parametrize("level", ["", "48", "17-4", "8-17"])
+@pytest.mark.parametrize("level", ["", "48", "17-4", "8-17", "2-1"])
 def test_other_levels_are_refused(level):
     with pytest.raises(BadInput, match="no such level"):
         exam.problems("test", level)
