@@ -824,8 +824,9 @@ def test_recipes_extend_and_the_command_line_wins(tmp_path):
         0.5,
         False,
     )
-    # The demo has few prompts per update, for one process.
-    of_one_process = {"demo.yaml", "demo-grpo.yaml", "evidence-chain.yaml"}
+    # The demo and the exam have few prompts per update, for one process.
+    of_one_process = {"demo.yaml", "demo-grpo.yaml", "exam.yaml"}
+    of_one_process |= {"evidence-chain.yaml", "evidence-exam.yaml"}
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         if recipe.name not in of_one_process:
             train_treerpo.check_processes(train_treerpo.read_flags(["--config", str(recipe)]), 8)
