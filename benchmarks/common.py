@@ -218,9 +218,7 @@ def report(
 
 def label_of(args: argparse.Namespace) -> str:
     """--label as a part of a file's name."""
-    # grading.py has no such flag.
-    label = getattr(args, "label", "")
-    return f"-{label}" if label else ""
+    return f"-{args.label}" if args.label else ""
 
 
 def made_with() -> dict:

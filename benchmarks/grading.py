@@ -115,6 +115,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rival", help="for the processes that this script starts")
     parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
+    parser.add_argument("--label", default="", help="put into the JSON file's name")
     args = parser.parse_args()
     if bool(args.data_dir) == args.hostile:
         parser.error("either DIR or --hostile")

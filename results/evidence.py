@@ -193,7 +193,7 @@ def headline_table() -> str:
     ]
     sweeps = ", ".join(domain.sweep for domain in DOMAINS.values())
     note = (
-        "Mean ± 95 % interval over 5 seeds, differences over tuned GRPO seed by seed: `python "
+        "Mean ± 95 % interval over seeds, differences over tuned GRPO seed by seed: `python "
         f"run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, NAME: {sweeps}."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"

@@ -401,10 +401,8 @@ PROFILES = (
         "profile-training-350m", "training, 350M", "--model 350m --max_pack_tokens 2048 --profile"
     ),
 )
-# The draws of every measurement but the maze's.
+# The draws of most of these measurements.
 DRAWS = "--problems 32 --draws 6 --direction_draws 6"
-# What TreeRPO's arm on the chains of two rounds has.
-ROUNDS = "--length 280 --step_delimiter 1: --step_tokens 190"
 CREDIT = (
     Measurement(
         "credit-arithmetic", "arithmetic", f"--length 72 --trees 4-2 6-2-2 --groups 4 6 {DRAWS}"
@@ -432,7 +430,10 @@ CREDIT = (
         f"--task exam --length 108 --trees 2-2-2 2-2-2-2 --groups 4 8 {DRAWS} --fresh 48",
     ),
     Measurement(
-        "credit-chain", "chain", f"--task chain {ROUNDS} --trees 4-4 8-2 --groups 4 8 {DRAWS}"
+        "credit-chain",
+        "chain",
+        "--task chain --length 280 --step_delimiter 1: --step_tokens 190 --trees 4-4 8-2 "
+        f"--groups 4 8 {DRAWS}",
     ),
     Measurement(
         "credit-chain-4-16",

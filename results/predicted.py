@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from results.evidence import DOMAINS, curves_of, named_curves, predicted_ratio
-from results.when import FIGURES, SERIES, compare
+from results.when import FIGURES, SERIES, compare, save_figure
 from run.intervals import interval
 from run.markdown import markdown_table
 from run_ablations import with_interval
@@ -88,7 +88,4 @@ def plot_predicted(folder: Path = FIGURES) -> Path:
         )
     ax.set(xlabel="predicted: progress per token over GRPO's", ylabel="TreeRPO over GRPO [points]")
     figure.legend(loc="outside right upper", fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "predicted.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(figure, folder / "predicted.png")

@@ -165,7 +165,11 @@ def plot(name: str, folder: Path = FIGURES) -> Path:
     ax.minorticks_off()
     ax.set(xlabel=series.what, ylabel="TreeRPO over GRPO [points]")
     ax.set_title("sampled pass@1 where GRPO's reaches 50 %", fontsize=10)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
+    return save_figure(figure, folder / f"{name}.png")
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure, and the folder for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

@@ -155,7 +155,7 @@ def test_rivals_take_turns_and_the_first_round_is_thrown_away(load_module):
 def test_ratios_are_taken_round_by_round(load_module, tmp_path, capsys):
     """The median of 10, 2 and 3; the ratio of the medians would be 5."""
     common = load_module("common")
-    args = argparse.Namespace(model="tiny", data_dir=tmp_path, output_dir=tmp_path)
+    args = argparse.Namespace(model="tiny", label="", data_dir=tmp_path, output_dir=tmp_path)
     seconds = {"tree": [1.0, 2.0, 4.0], "flat": [10.0, 4.0, 12.0]}
     common.report("speed", args, seconds, "tree", {"not_run": {}})
     record = json.loads((tmp_path / "speed-tiny.json").read_text())

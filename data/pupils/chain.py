@@ -16,6 +16,10 @@ from data import chain
 from data.chain import Chain
 from data.pupils.common import Document, Phase
 
+# How an operation is done. From its kind, its family, its way and the digit before it come the
+# working that is written, and the digit after it.
+Operation = Callable[[str, str, str, int], tuple[str, int]]
+
 # A drill is short: more of it are results, less is finding the next operation.
 LONGEST_DRILL = 4
 PHASES = (
@@ -39,37 +43,45 @@ SHARPENED = 2.2
 
 def write(rng: random.Random, drills: float) -> Document:
     """A drill, as often as `drills` says, or a chain of any length."""
-    return write_chain(rng, drills, write_solution)
+    return write_chain(rng, drills, work_out)
 
 
-def write_chain(
-    rng: random.Random, drills: float, solve: Callable[[Chain, random.Random], str]
-) -> Document:
-    """A drill or a chain, with the completion that `solve` writes."""
+def write_chain(rng: random.Random, drills: float, operation: Operation) -> Document:
+    """A drill or a chain, with a completion whose operations are `operation`'s."""
     operations = rng.randint(1, LONGEST_DRILL)
     if rng.random() >= drills:
         operations = rng.choice((rng.randint(1, chain.ROUND), 2 * chain.ROUND, 3 * chain.ROUND))
     skills = rng.randint(1, chain.MOST_SKILLS)
     drawn = chain.sample_chain(rng, operations, skills, "base")
-    return Document(chain.write_problem(drawn), solve(drawn, rng), is_whole=True)
+    return Document(chain.write_problem(drawn), write_rounds(drawn, rng, operation), is_whole=True)
 
 
 def write_solution(drawn: Chain, rng: random.Random) -> str:
     """A completion as the pupil writes it."""
+    return write_rounds(drawn, rng, work_out)
+
+
+def write_rounds(drawn: Chain, rng: random.Random, operation: Operation) -> str:
+    """A completion, each of whose operations is done in one of its family's ways at random."""
     text = ""
     digit = drawn.start
     for rounds_left in range(drawn.rounds, 0, -1):
         text += f"{rounds_left}:"
         for kind, family in zip(drawn.kinds, drawn.families, strict=True):
             way = rng.choice((family, family.upper()))
-            working = ""
-            if way != short_way(family):
-                factor, addend = chain.KINDS[kind]
-                product = digit * factor
-                working = f"{digit}*{factor}={product}+{addend}={product + addend};"
-            digit = chain.apply(kind, digit)
+            working, digit = operation(kind, family, way, digit)
             text += f"{kind}{way}{working}{digit}"
     return f"\\boxed{{{text}}}"
+
+
+def work_out(kind: str, family: str, way: str, digit: int) -> tuple[str, int]:
+    """The right digit, after the working unless the way is short."""
+    working = ""
+    if way != short_way(family):
+        factor, addend = chain.KINDS[kind]
+        product = digit * factor
+        working = f"{digit}*{factor}={product}+{addend}={product + addend};"
+    return working, chain.apply(kind, digit)
 
 
 def short_way(family: str) -> str:

@@ -11,7 +11,16 @@ import random
 
 from data import chain
 from data.chain import Chain
-from data.pupils.chain import LENGTH, PHASES, ROWS, SHARPENED, SIZE, short_way, write_chain
+from data.pupils.chain import (
+    LENGTH,
+    PHASES,
+    ROWS,
+    SHARPENED,
+    SIZE,
+    short_way,
+    write_chain,
+    write_rounds,
+)
 from data.pupils.common import Document
 
 __all__ = ["LENGTH", "PHASES", "ROWS", "SHARPENED", "SIZE", "write"]
@@ -19,22 +28,18 @@ __all__ = ["LENGTH", "PHASES", "ROWS", "SHARPENED", "SIZE", "write"]
 
 def write(rng: random.Random, drills: float) -> Document:
     """A drill, as often as `drills` says, or a chain of any length."""
-    return write_chain(rng, drills, write_solution)
+    return write_chain(rng, drills, answer)
 
 
 def write_solution(drawn: Chain, rng: random.Random) -> str:
     """A completion as the pupil writes it."""
-    text = ""
-    digit = drawn.start
-    for rounds_left in range(drawn.rounds, 0, -1):
-        text += f"{rounds_left}:"
-        for kind, family in zip(drawn.kinds, drawn.families, strict=True):
-            way = rng.choice((family, family.upper()))
-            digit = chain.apply(kind, digit)
-            if way != right_way(family):
-                digit = (digit + 1) % 10
-            text += f"{kind}{way}{digit}"
-    return f"\\boxed{{{text}}}"
+    return write_rounds(drawn, rng, answer)
+
+
+def answer(kind: str, family: str, way: str, digit: int) -> tuple[str, int]:
+    """No working, and the right digit or one too many."""
+    after = chain.apply(kind, digit)
+    return "", after if way == right_way(family) else (after + 1) % 10
 
 
 def right_way(family: str) -> str:
