@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from results.evidence import arm_of, curves_of  # noqa: E402
+from results.evidence import DOMAINS, arm_of, arms_of, best_arm, curves_of  # noqa: E402
 from run.errors import run_script  # noqa: E402
 from run_ablations import curve, point_at, score_name, with_interval  # noqa: E402
 
@@ -22,8 +22,8 @@ SWEEP = "chain"
 
 
 def beside_grpo(folder: Path) -> str:
-    """Three lines: the run, and TreeRPO's and GRPO's committed runs at as many sampled tokens, or
-    at the last that all of them reached if those are fewer.
+    """Three lines: the run, and the committed runs of the demo's arm and of GRPO's best at as many
+    sampled tokens, or at the last that all of them reached if those are fewer.
 
     Raises:
         BadInput: the run holds no evaluation.
@@ -31,14 +31,14 @@ def beside_grpo(folder: Path) -> str:
     last = curve(folder)[-1]
     score = score_name(last)
     curves = curves_of(SWEEP)
-    arms = [arm_of(curves, method) for method in ("treerpo", "grpo")]
+    arms = [arm_of(curves, "treerpo"), best_arm(arms_of(DOMAINS[SWEEP]), "grpo")]
     reached = [points[-1]["sampled_tokens"] for arm in arms for points in curves[arm]]
     tokens = min(last["sampled_tokens"], *reached)
-    lines = [f"{'this run':24}{_scores([last], score)}  at {last['sampled_tokens']:,} tokens"]
+    lines = [f"{'this run':34}{_scores([last], score)}  at {last['sampled_tokens']:,} tokens"]
     for arm in arms:
         points = [point_at(points, "sampled_tokens", tokens) for points in curves[arm]]
         label = f"{arm}, {len(points)} seeds"
-        lines.append(f"{label:24}{_scores(points, score)}  at {tokens:,.0f} tokens, as committed")
+        lines.append(f"{label:34}{_scores(points, score)}  at {tokens:,.0f} tokens, as committed")
     return "\n".join(lines)
 
 

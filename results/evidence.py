@@ -4,6 +4,7 @@ results/make_tables.py writes `summary()` to results/summary.json, and makes its
 """
 
 import json
+import statistics
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,30 +15,28 @@ from run_ablations import Curves, equal_budget, point_at, score_name, with_inter
 
 RESULTS = Path(__file__).resolve().parent
 SUMMARY = RESULTS / "summary.json"
-# What may be equal when arms are compared, and what a curve's points call it. The seconds are what
-# the domain says.
-BUDGETS = {"equal_tokens": "sampled_tokens", "equal_seconds": None, "equal_updates": "update"}
+# What may be equal when arms are compared, and what a curve's points call it. The seconds are the
+# processor's, since other work ran beside the runs.
+BUDGETS = {
+    "equal_tokens": "sampled_tokens",
+    "equal_seconds": "processor_seconds",
+    "equal_updates": "update",
+}
 
 
 class Domain(NamedTuple):
-    """A task, the sweep that compares both sides at their best, and the one that tuned them."""
+    """A task, the sweep that compares both sides at their best, and the grids that tuned them. The
+    names of the sweep's arms begin with treerpo, outcome or grpo."""
 
     task: str
     sweep: str
     tuned_by: str
-    # Sweep's name of an arm -> its name here, which begins with treerpo, outcome or grpo. None
-    # where all of its arms have such names.
-    arms: dict[str, str] | None = None
-    # The seconds that are compared: by the clock, or of the processor where other work ran beside
-    # the runs. None where only the clock was read, and other work ran.
-    seconds: str | None = "processor_seconds"
 
 
 DOMAINS = {
-    "arithmetic": Domain(
-        "arithmetic", "tuned", "tune", {"4-2": "treerpo 4-2", "grpo-5": "grpo 5"}, seconds="seconds"
-    ),
-    "maze": Domain("maze", "maze", "maze-tune", seconds=None),
+    "arithmetic": Domain("arithmetic", "arithmetic", "tune"),
+    "maze": Domain("maze", "maze", "maze-tune"),
+    "countdown": Domain("countdown", "countdown", "countdown-tune, countdown-tune-2"),
     "sudoku4": Domain("sudoku4", "sudoku4", "sudoku4-tune"),
     "spell_backward": Domain(
         "reasoning_gym:spell_backward", "spell-backward", "spell-backward-tune"
@@ -58,7 +57,6 @@ Arms = dict[str, dict[str, Figures]]
 def summary() -> dict[str, Arms]:
     """For each domain the arms' scores, greedy scores, lengths and unfinished shares, at equal
     sampled tokens, seconds and updates, one value per seed. Rates are shares, not percentages.
-    "equal_seconds" is missing where they can't be told.
 
     Seeds stand in the same order in all arms; one that failed in any arm is left out of all.
     """
@@ -67,8 +65,7 @@ def summary() -> dict[str, Arms]:
 
 def arms_of(domain: Domain) -> Arms:
     """Each arm's figures at each budget."""
-    all_curves = curves_of(domain.sweep)
-    curves = named_curves(domain)
+    curves = curves_of(domain.sweep)
     seeds = [
         seed
         for seed, runs in enumerate(zip(*curves.values(), strict=True))
@@ -85,24 +82,13 @@ def arms_of(domain: Domain) -> Arms:
     for arm, runs in curves.items():
         arms[arm] = {}
         for budget, key in BUDGETS.items():
-            key = key or domain.seconds
-            if key is None:
-                continue
-            # What every run of the sweep reached, also of an arm that is not shown here.
-            at = equal_budget(all_curves, key)
+            at = equal_budget(curves, key)
             points = [point_at(runs[seed], key, at) for seed in seeds]
             arms[arm][budget] = {
                 name: [round(point[column], 5) for point in points]
                 for name, column in columns.items()
             }
     return arms
-
-
-def named_curves(domain: Domain) -> Curves:
-    """The curves of the arms that are compared, by their names here."""
-    curves = curves_of(domain.sweep)
-    names = domain.arms or {arm: arm for arm in curves}
-    return {name: curves[arm] for arm, name in names.items()}
 
 
 @cache
@@ -126,22 +112,32 @@ def read_json(path: Path) -> dict:
 # --- Comparing arms ---
 
 
-def arm_of(arms: dict, method: str) -> str | None:
-    """The arm of a method: treerpo, outcome or grpo.
+def arm_of(arms: dict, method: str) -> str:
+    """The first arm of a method: treerpo, outcome or grpo.
 
     >>> arm_of({"treerpo 4-2": ..., "grpo 4": ...}, "grpo")
     'grpo 4'
     """
-    return next((arm for arm in arms if arm.startswith(method)), None)
+    return next(arm for arm in arms if arm.startswith(method))
+
+
+def best_arm(arms: Arms, method: str) -> str:
+    """The arm of a method that has the highest mean sampled pass@1 at equal sampled tokens; of
+    outcome credit, the one on the same trees as TreeRPO's."""
+    if method == "outcome":
+        return best_arm(arms, "treerpo").replace("treerpo", "outcome")
+    candidates = [arm for arm in arms if arm.startswith(method)]
+    return max(candidates, key=lambda arm: statistics.fmean(arms[arm]["equal_tokens"]["pass@1"]))
 
 
 def scores(arms: Arms, method: str, budget: str = "equal_tokens") -> list[float]:
-    """The sampled pass@1 of a method's arm in percent, per seed."""
-    return [100 * score for score in arms[arm_of(arms, method)][budget]["pass@1"]]
+    """The sampled pass@1 of a method's best arm in percent, per seed."""
+    return [100 * score for score in arms[best_arm(arms, method)][budget]["pass@1"]]
 
 
 def gains(arms: Arms, budget: str, method: str = "treerpo") -> list[float]:
-    """How many percentage points of sampled pass@1 a method's arm is ahead of GRPO's, per seed."""
+    """How many percentage points of sampled pass@1 a method is ahead of GRPO, per seed, each with
+    its best arm."""
     pairs = zip(scores(arms, method, budget), scores(arms, "grpo", budget), strict=True)
     return [mine - grpo for mine, grpo in pairs]
 
@@ -150,23 +146,27 @@ def shortening(arms: Arms) -> list[float]:
     """By how many percent TreeRPO's completions are shorter than GRPO's at equal tokens, per
     seed."""
     mine, grpo = (
-        arms[arm_of(arms, method)]["equal_tokens"]["length"] for method in ("treerpo", "grpo")
+        arms[best_arm(arms, method)]["equal_tokens"]["length"] for method in ("treerpo", "grpo")
     )
     return [100 * (1 - one / other) for one, other in zip(mine, grpo, strict=True)]
 
 
-def predicted_ratio(task: str, arms: dict) -> float | None:
-    """What the instrument predicted of a task: the progress that a sampled token buys in TreeRPO's
-    arm over that in GRPO's. None where these arms were not measured."""
+def predicted_ratio(task: str, treerpo: str, grpo: str) -> float | None:
+    """What the instrument predicted of a task: the progress that a sampled token buys in one arm
+    over that in another, of which the tree and the group count and learning rates do not. None
+    where they were not measured.
+
+    >>> predicted_ratio("maze", "treerpo 4-2, 2e-3", "grpo 99")
+    """
     path = RESULTS / "benchmarks" / f"credit-{task.replace(':', '-')}.json"
     if not path.exists():
         return None
-    names = [arm_of(arms, method) for method in ("treerpo", "grpo")]
     measured = read_json(path)["efficiency"]
-    if not all(name in measured for name in names):
+    shapes = [arm.partition(",")[0] for arm in (treerpo, grpo)]
+    if not all(shape in measured for shape in shapes):
         return None
-    ours, grpo = (measured[name]["efficiency_per_million_tokens"] for name in names)
-    return ours / grpo
+    ours, theirs = (measured[shape]["efficiency_per_million_tokens"] for shape in shapes)
+    return ours / theirs
 
 
 # --- The tables ---
@@ -186,7 +186,7 @@ def headline_table() -> str:
             domain,
             with_interval(scores(arms, "grpo")),
             with_interval(gains(arms, "equal_tokens"), "+"),
-            gain_at_equal_seconds(domain, arms),
+            with_interval(gains(arms, "equal_seconds"), "+"),
             with_interval(shortening(arms), "+"),
         ]
         for domain, arms in read_json(SUMMARY).items()
@@ -197,13 +197,6 @@ def headline_table() -> str:
         f"run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, NAME: {sweeps}."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"
-
-
-def gain_at_equal_seconds(domain: str, arms: Arms) -> str:
-    """TreeRPO over GRPO at equal seconds, in points."""
-    if not DOMAINS[domain].seconds:
-        return "not timed"
-    return with_interval(gains(arms, "equal_seconds"), "+")
 
 
 def evidence_table() -> str:
@@ -222,18 +215,16 @@ def evidence_table() -> str:
     ]
     rows = []
     for domain, arms in read_json(SUMMARY).items():
-        outcome = "not run"
-        if arm_of(arms, "outcome"):
-            outcome = with_interval(gains(arms, "equal_tokens", "outcome"), "+")
-        ratio = predicted_ratio(DOMAINS[domain].task, arms)
+        treerpo, grpo = (best_arm(arms, method) for method in ("treerpo", "grpo"))
+        ratio = predicted_ratio(DOMAINS[domain].task, treerpo, grpo)
         rows.append(
             [
                 domain,
-                f"{arm_of(arms, 'treerpo')}, {arm_of(arms, 'grpo')}",
+                f"{treerpo}; {grpo}",
                 with_interval(scores(arms, "grpo")),
                 with_interval(gains(arms, "equal_tokens"), "+"),
-                outcome,
-                gain_at_equal_seconds(domain, arms),
+                with_interval(gains(arms, "equal_tokens", "outcome"), "+"),
+                with_interval(gains(arms, "equal_seconds"), "+"),
                 with_interval(gains(arms, "equal_updates"), "+"),
                 with_interval(shortening(arms), "+"),
                 "-" if ratio is None else f"{ratio:.2f} x",

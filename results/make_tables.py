@@ -104,12 +104,17 @@ SWEEPS = (
     "steps",
     "grid",
     "tune",
+    "arithmetic",
     "maze",
     "maze-tune",
+    "countdown",
+    "countdown-tune",
+    "countdown-tune-2",
     "chain",
     "chain-tune",
     "horizon-4",
     "horizon-8",
+    "horizon-8-tune",
     "horizon-16",
     "skills-1",
     "skills-4",
@@ -122,8 +127,9 @@ SWEEPS = (
 )
 # Their runs had other work beside them, so that their seconds say nothing.
 SWEEPS_WITHOUT_SECONDS = (
-    *("fidelity", "shape", "maze", "maze-tune", "chain", "chain-tune"),
-    *("horizon-4", "horizon-8", "horizon-16", "skills-1", "skills-4"),
+    *("fidelity", "shape", "arithmetic", "maze", "maze-tune"),
+    *("countdown", "countdown-tune", "countdown-tune-2", "chain", "chain-tune"),
+    *("horizon-4", "horizon-8", "horizon-8-tune", "horizon-16", "skills-1", "skills-4"),
     *("sudoku4", "sudoku4-tune", "spell-backward", "spell-backward-tune", "exam", "exam-tune"),
 )
 
@@ -405,7 +411,14 @@ PROFILES = (
 DRAWS = "--problems 32 --draws 6 --direction_draws 6"
 CREDIT = (
     Measurement(
-        "credit-arithmetic", "arithmetic", f"--length 72 --trees 4-2 6-2-2 --groups 4 6 {DRAWS}"
+        "credit-arithmetic",
+        "arithmetic",
+        f"--length 72 --trees 4-2 6-2-2 --groups 4 5 6 {DRAWS} --fresh 48",
+    ),
+    Measurement(
+        "credit-countdown",
+        "countdown",
+        f"--task countdown --length 160 --trees 4-4-1-1 4-2-1-1 --groups 8 16 {DRAWS} --fresh 48",
     ),
     Measurement(
         "credit-sudoku4",
@@ -449,6 +462,15 @@ CREDIT = (
         "credit-chain-16-16",
         "chain:16-16",
         f"--task chain:16-16 --length 132 --trees 4-4 --groups 8 {DRAWS} --fresh 48",
+    ),
+    *(
+        Measurement(
+            f"credit-chain-32-{skills}",
+            f"chain:32-{skills}",
+            f"--task chain:32-{skills} --length 280 --step_delimiter 1: --step_tokens 190 "
+            "--trees 4-4 --groups 8 --problems 32 --draws 4 --direction_draws 4 --fresh 48",
+        )
+        for skills in (1, 4)
     ),
 )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from results.evidence import DOMAINS, curves_of, named_curves, predicted_ratio
+from results.evidence import DOMAINS, arm_of, curves_of, predicted_ratio
 from results.when import FIGURES, SERIES, compare, save_figure
 from run.intervals import interval
 from run.markdown import markdown_table
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
 
 def predictions() -> list[Prediction]:
     """Of every domain and every chain of a series whose arms the instrument has measured."""
-    curves_of_task = {domain.task: named_curves(domain) for domain in DOMAINS.values()}
+    curves_of_task = {domain.task: curves_of(domain.sweep) for domain in DOMAINS.values()}
     for series in SERIES.values():
         for value, sweep in series.sweeps.items():
             # The default chains are a domain.
@@ -34,7 +34,7 @@ def predictions() -> list[Prediction]:
                 curves_of_task[series.task.format(value)] = curves_of(sweep)
     made = []
     for task, curves in curves_of_task.items():
-        ratio = predicted_ratio(task, curves)
+        ratio = predicted_ratio(task, *(arm_of(curves, method) for method in ("treerpo", "grpo")))
         if ratio is not None:
             made.append(Prediction(task, ratio, compare(curves).gains))
     return made

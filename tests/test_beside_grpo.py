@@ -10,8 +10,12 @@ import yaml
 from conftest import ROOT
 
 from results import beside_grpo
-from results.evidence import arm_of, curves_of
+from results.evidence import DOMAINS, arm_of, arms_of, best_arm, curves_of
 from run.flags import yaml_settings
+
+# The demo's arm of the sweep, and GRPO's best.
+TREERPO = arm_of(curves_of("chain"), "treerpo")
+GRPO = best_arm(arms_of(DOMAINS["chain"]), "grpo")
 
 
 def run_of(folder, tokens, **scores):
@@ -28,16 +32,15 @@ def run_of(folder, tokens, **scores):
 
 def test_a_run_stands_beside_the_committed_ones_at_as_many_tokens(tmp_path):
     curves = curves_of("chain")
-    grpo = arm_of(curves, "grpo")
     # At an evaluation of the first run.
-    tokens = curves[grpo][0][2]["sampled_tokens"]
-    score = next(name for name in curves[grpo][0][2] if name.startswith("avg@"))
+    tokens = curves[GRPO][0][2]["sampled_tokens"]
+    score = next(name for name in curves[GRPO][0][2] if name.startswith("avg@"))
     folder = run_of(tmp_path / "run", tokens, **{"pass@1": 0.25, score: 0.5})
     mine, trees, flat = beside_grpo.beside_grpo(folder).splitlines()
     assert "sampled 50.0 %, greedy 25.0 %, 99.0 tokens long" in mine and f"{tokens:,}" in mine
-    assert trees.startswith("treerpo") and flat.startswith(grpo)
+    assert trees.startswith(TREERPO) and flat.startswith(GRPO)
     reached = []
-    for points in curves[grpo]:
+    for points in curves[GRPO]:
         low, high = next(
             pair for pair in zip(points, points[1:]) if pair[1]["sampled_tokens"] >= tokens
         )
@@ -51,8 +54,8 @@ def test_a_longer_run_is_compared_where_all_committed_runs_have_been(tmp_path):
     folder = run_of(tmp_path / "run", 10**9, **{"pass@1": 0.25, "avg@2": 0.5})
     least = min(
         points[-1]["sampled_tokens"]
-        for method in ("treerpo", "grpo")
-        for points in curves_of("chain")[arm_of(curves_of("chain"), method)]
+        for arm in (TREERPO, GRPO)
+        for points in curves_of("chain")[arm]
     )
     assert f"at {least:,} tokens, as committed" in beside_grpo.beside_grpo(folder)
 
@@ -64,7 +67,7 @@ def test_a_folder_without_evaluations_is_refused_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def arms_of(name: str) -> tuple[str, dict[str, dict]]:
+def arms_in(name: str) -> tuple[str, dict[str, dict]]:
     """What a sweep extends, and its arms without aliases."""
     sweep = yaml.safe_load((ROOT / "recipes" / "ablations" / f"{name}.yaml").read_text())
     return sweep["extends"], sweep["arms"]
@@ -78,17 +81,16 @@ def recipe(name: str) -> dict:
 
 def test_the_demo_and_its_grpo_are_arms_of_the_sweep():
     """So that the committed runs say what they reach."""
-    extends, arms = arms_of("chain")
+    extends, arms = arms_in("chain")
     shared = recipe(Path(extends).name)
-    treerpo, grpo = (arms[arm_of(arms, method)] for method in ("treerpo", "grpo"))
-    assert recipe("demo.yaml") == {**shared, **treerpo}
+    assert recipe("demo.yaml") == {**shared, **arms[TREERPO]}
     # A step of a flat completion ends nowhere.
-    assert recipe("demo-grpo.yaml") == {**shared, **grpo, "step_delimiter": None}
+    assert recipe("demo-grpo.yaml") == {**shared, **arms[GRPO], "step_delimiter": None}
 
 
 def test_make_compare_trains_both_sides():
     makefile = (ROOT / "Makefile").read_text()
     assert "run_ablations.py recipes/ablations/compare.yaml --seeds 1" in makefile
-    extends, arms = arms_of("chain")
-    shown = {arm_of(arms, method) for method in ("treerpo", "grpo")}
-    assert arms_of("compare") == (extends, {name: arms[name] for name in arms if name in shown})
+    extends, arms = arms_in("chain")
+    shown = (TREERPO, GRPO)
+    assert arms_in("compare") == (extends, {name: arms[name] for name in shown})

@@ -7,13 +7,13 @@ import pytest
 from conftest import ROOT
 
 from results import predicted, when
-from results.evidence import DOMAINS, curves_of, named_curves
+from results.evidence import DOMAINS, curves_of
 from results.predicted import Prediction
 
 
 def test_each_prediction_is_that_of_its_tasks_measurement():
     made = predicted.predictions()
-    sweeps = {domain.task: domain for domain in DOMAINS.values()}
+    sweeps = {domain.task: domain.sweep for domain in DOMAINS.values()}
     for series in when.SERIES.values():
         for value, sweep in series.sweeps.items():
             sweeps.setdefault(series.task.format(value), sweep)
@@ -28,9 +28,7 @@ def test_each_prediction_is_that_of_its_tasks_measurement():
             if tree.startswith("treerpo") and group.startswith("grpo")
         }
         assert round(each.ratio, 9) in ratios
-        sweep = sweeps[each.task]
-        curves = curves_of(sweep) if isinstance(sweep, str) else named_curves(sweep)
-        assert each.gains == when.compare(curves).gains
+        assert each.gains == when.compare(curves_of(sweeps[each.task])).gains
 
 
 def slow_ranks(values: list[float]) -> list[float]:
