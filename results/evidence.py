@@ -153,11 +153,8 @@ def shortening(arms: Arms) -> list[float]:
 
 def predicted_ratio(task: str, treerpo: str, grpo: str) -> float | None:
     """What the instrument predicted of a task: the progress that a sampled token buys in one arm
-    over that in another, of which the tree and the group count and learning rates do not. None
-    where they were not measured.
-
-    >>> predicted_ratio("maze", "treerpo 4-2, 2e-3", "grpo 99")
-    """
+    over that in another. The arms' shapes count, which stand before a comma. None where they were
+    not measured."""
     path = RESULTS / "benchmarks" / f"credit-{task.replace(':', '-')}.json"
     if not path.exists():
         return None

@@ -76,13 +76,14 @@ def plot_predicted(folder: Path = FIGURES) -> Path:
     ax = figure.subplots()
     ax.axhline(0, color="grey", linewidth=0.8)
     ax.axvline(1, color="grey", linewidth=0.8)
+    # Seven markers and ten colours: each task has a pair of its own.
     for number, prediction in enumerate(predictions()):
         mean, half_width = interval(prediction.gains)
         ax.errorbar(
             prediction.ratio,
             mean,
             half_width,
-            marker="os^Dv"[number % 5],
+            marker="os^DvPX"[number % 7],
             capsize=3,
             label=prediction.task,
         )
