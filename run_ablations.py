@@ -2,6 +2,9 @@
 
     python run_ablations.py recipes/ablations/main.yaml --seeds 5
     python run_ablations.py recipes/ablations/horizon-*.yaml --seeds 5    # one sweep after another
+    python run_ablations.py recipes/ablations/chain-fresh.yaml --seeds 10 --first_seed 5
+
+Arms that were chosen on some seeds are best compared on others, which `--first_seed` gives.
 
 The sweep is a YAML file: a base recipe (`extends`) and the flags of each arm (`arms`). Any other
 flag on the command line, such as --model_name_or_path FOLDER, goes to every run.
@@ -333,14 +336,15 @@ def equal_budget(curves: Curves, key: str) -> float | None:
 
 
 def with_interval(values: list[float], sign: str = "") -> str:
-    """Mean and 95 % interval over seeds as text; of one seed there is no interval.
+    """Mean and 95 % interval over seeds as text; of one seed there is no interval. A mean that
+    rounds to 0 has no minus.
 
-    >>> with_interval([80.0, 82.0, 84.0]), with_interval([1.25], sign="+")
-    ('82.0 ± 5.0', '+1.2')
+    >>> with_interval([80.0, 82.0, 84.0]), with_interval([1.25], sign="+"), with_interval([-0.01])
+    ('82.0 ± 5.0', '+1.2', '0.0')
     """
     mean, half_width = interval(values)
     digits = 0 if mean >= 1000 else 1
-    text = f"{mean:{sign},.{digits}f}"
+    text = f"{mean:{sign}z,.{digits}f}"
     if len(values) > 1:
         text += f" ± {half_width:,.{digits}f}"
     return text
@@ -470,16 +474,19 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "sweeps", type=Path, nargs="+", metavar="sweep", help="a YAML file under recipes/ablations"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of every arm")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds every arm gets")
+    parser.add_argument(
+        "--first_seed", type=int, default=0, help="the first of them; the others follow it"
+    )
     parser.add_argument(
         "--jobs", type=int, default=max(1, CORES // 2), help="runs at the same time"
     )
     parser.error = refuse
     args, words = parser.parse_known_args()
-    for name in ("seeds", "jobs"):
+    for name, least in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
         value = getattr(args, name)
-        if value < 1:
-            raise BadInput(f"--{name} {value}: must be at least 1")
+        if value < least:
+            raise BadInput(f"--{name} {value}: must be at least {least}")
     return args, words
 
 
@@ -496,7 +503,9 @@ def train_all(base: Path, runs: dict[Path, dict], jobs: int, title: str) -> dict
 
     with ThreadPoolExecutor(jobs) as pool:
         outcomes = pool.map(train, runs.values())
-        return dict(zip(runs, tqdm(outcomes, total=len(runs), desc=title, unit="run")))
+        # Shown at once: runs that were there before are counted before the first new one ends.
+        progress = tqdm(outcomes, total=len(runs), desc=title, unit="run", mininterval=0)
+        return dict(zip(runs, progress))
 
 
 def read_curves(folders: dict[tuple[str, int], Path], failures: dict[Path, str | None]) -> Curves:
@@ -536,7 +545,7 @@ def run_sweep(
     # Arms with the same flags have the same folder, and share its run.
     folders = {}
     runs = {}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for arm, flags in arms.items():
             folder = run_folder(base, {**flags, "seed": seed})
             folders[arm, seed] = folder
@@ -549,6 +558,8 @@ def run_sweep(
         raise BadInput(f"{sweep}: every run failed; see {RUNS}/*/log.txt")
 
     # The tables say with which command they were made, flags for every run included.
+    if args.first_seed:
+        words = ["--first_seed", str(args.first_seed), *words]
     output = RUNS.parent / sweep.stem
     output.mkdir(parents=True, exist_ok=True)
     text = report(str(sweep), curves, "".join(f" {shlex.quote(word)}" for word in words))

@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from results.evidence import DOMAINS, arm_of, arms_of, best_arm, curves_of  # noqa: E402
+from results.evidence import arm_of, arms_of, best_arm, curves_of  # noqa: E402
 from run.errors import run_script  # noqa: E402
 from run_ablations import curve, point_at, score_name, with_interval  # noqa: E402
 
-# What the demo trains on.
-DOMAIN = DOMAINS["chain"]
+# Its first arm is the demo's.
+SWEEP = "chain"
 
 
 def beside_grpo(folder: Path) -> str:
@@ -31,8 +31,8 @@ def beside_grpo(folder: Path) -> str:
     """
     last = curve(folder)[-1]
     score = score_name(last)
-    curves = curves_of(DOMAIN.sweep)
-    arms = [arm_of(curves, "treerpo"), best_arm(arms_of(DOMAIN), "grpo")]
+    curves = curves_of(SWEEP)
+    arms = [arm_of(curves, "treerpo"), best_arm(arms_of(SWEEP), "grpo")]
     reached = [points[-1]["sampled_tokens"] for arm in arms for points in curves[arm]]
     tokens = min(last["sampled_tokens"], *reached)
     lines = [f"{'this run':34}{_scores([last], score)}  at {last['sampled_tokens']:,} tokens"]

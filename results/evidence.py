@@ -5,6 +5,7 @@ results/make_tables.py writes `summary()` to results/summary.json, and makes its
 
 import json
 import statistics
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,10 @@ DOMAINS = {
         "reasoning_gym:spell_backward", "spell-backward", "spell-backward-tune"
     ),
     "exam": Domain("exam", "exam", "exam-tune"),
-    "chain": Domain("chain", "chain", "chain-tune"),
+    "chain": Domain("chain", "chain-fresh", "chain-tune, chain (`--seeds 5`)"),
 }
+# Sweeps on seeds that did not choose their arms, and the first of these seeds.
+FRESH_SEEDS = {"chain-fresh": 5}
 
 # Of one arm at one budget: the figures, each with one value per seed.
 Figures = dict[str, list[float]]
@@ -60,12 +63,12 @@ def summary() -> dict[str, Arms]:
 
     Seeds stand in the same order in all arms; one that failed in any arm is left out of all.
     """
-    return {name: arms_of(domain) for name, domain in DOMAINS.items()}
+    return {name: arms_of(domain.sweep) for name, domain in DOMAINS.items()}
 
 
-def arms_of(domain: Domain) -> Arms:
-    """Each arm's figures at each budget."""
-    curves = curves_of(domain.sweep)
+def arms_of(sweep: str) -> Arms:
+    """The figures of each arm of a sweep, at each budget."""
+    curves = curves_of(sweep)
     seeds = [
         seed
         for seed, runs in enumerate(zip(*curves.values(), strict=True))
@@ -107,6 +110,28 @@ def read_json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: can't be read ({error})") from error
+
+
+def seed_flags(sweep: str) -> str:
+    """The flags of run_ablations.py that say with which seeds a sweep was run.
+
+    >>> seed_flags("maze"), seed_flags("chain-fresh")
+    ('--seeds 5', '--seeds 10 --first_seed 5')
+    """
+    seeds = max(map(len, curves_of(sweep).values()))
+    first = FRESH_SEEDS.get(sweep)
+    return f"--seeds {seeds} --first_seed {first}" if first else f"--seeds {seeds}"
+
+
+def commands() -> str:
+    """The commands of all domains' sweeps."""
+    names = defaultdict(list)
+    for domain in DOMAINS.values():
+        names[seed_flags(domain.sweep)].append(domain.sweep)
+    return "; ".join(
+        f"`python run_ablations.py recipes/ablations/NAME.yaml {flags}`, NAME: {', '.join(sweeps)}"
+        for flags, sweeps in names.items()
+    )
 
 
 # --- Comparing arms ---
@@ -188,10 +213,8 @@ def headline_table() -> str:
         ]
         for domain, arms in read_json(SUMMARY).items()
     ]
-    sweeps = ", ".join(domain.sweep for domain in DOMAINS.values())
     note = (
-        "Mean ± 95 % interval over seeds, differences over tuned GRPO seed by seed: `python "
-        f"run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, NAME: {sweeps}."
+        f"Mean ± 95 % interval over seeds, differences over tuned GRPO seed by seed: {commands()}."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"
 
@@ -228,13 +251,10 @@ def evidence_table() -> str:
                 str(len(scores(arms, "grpo"))),
             ]
         )
-    sweeps = "; ".join(
-        f"{name}: {domain.sweep}, grid {domain.tuned_by}" for name, domain in DOMAINS.items()
-    )
+    grids = "; ".join(f"{name}: {domain.tuned_by}" for name, domain in DOMAINS.items())
     note = (
         "Mean ± 95 % interval over seeds, differences over GRPO taken seed by seed. Predicted: the "
-        "instrument's ratio of progress per sampled token, before training. `python "
-        "run_ablations.py recipes/ablations/NAME.yaml --seeds 5`, and `--seeds 1` for the grids "
-        f"that tuned both sides ({sweeps})."
+        "instrument's ratio of progress per sampled token, before training. "
+        f"{commands()}. Both sides were tuned by sweeps with `--seeds 1` ({grids})."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"

@@ -22,7 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from eval_math import paper_table  # noqa: E402
-from results.evidence import SUMMARY, curves_of, evidence_table, headline_table, read_json, summary  # noqa: E402
+from results.evidence import (  # noqa: E402
+    SUMMARY,
+    curves_of,
+    evidence_table,
+    headline_table,
+    read_json,
+    seed_flags,
+    summary,
+)
 from results.predicted import plot_predicted, predicted_table  # noqa: E402
 from results.when import SERIES, plot, when_table  # noqa: E402
 from run.errors import BadInput, run_script  # noqa: E402
@@ -111,6 +119,7 @@ SWEEPS = (
     "countdown-tune",
     "countdown-tune-2",
     "chain",
+    "chain-fresh",
     "chain-tune",
     "horizon-4",
     "horizon-8",
@@ -127,8 +136,8 @@ SWEEPS = (
 )
 # Their runs had other work beside them, so that their seconds say nothing.
 SWEEPS_WITHOUT_SECONDS = (
-    *("fidelity", "shape", "arithmetic", "maze", "maze-tune"),
-    *("countdown", "countdown-tune", "countdown-tune-2", "chain", "chain-tune"),
+    *("fidelity", "shape", "tune", "arithmetic", "maze", "maze-tune"),
+    *("countdown", "countdown-tune", "countdown-tune-2", "chain", "chain-fresh", "chain-tune"),
     *("horizon-4", "horizon-8", "horizon-8-tune", "horizon-16", "skills-1", "skills-4"),
     *("sudoku4", "sudoku4-tune", "spell-backward", "spell-backward-tune", "exam", "exam-tune"),
 )
@@ -244,7 +253,7 @@ def sweep_table(sweep: str) -> str:
         else "one seed, so without intervals"
     )
     note = (
-        f"`python run_ablations.py recipes/ablations/{sweep}.yaml --seeds {seeds}`: {spread}. "
+        f"`python run_ablations.py recipes/ablations/{sweep}.yaml {seed_flags(sweep)}`: {spread}. "
         f"Before training: sampled pass@1 {_mean(score, before)}, greedy {_mean('pass@1', before)}."
     )
     return _with_note(markdown_table(header, rows), note)

@@ -10,12 +10,12 @@ import yaml
 from conftest import ROOT
 
 from results import beside_grpo
-from results.evidence import DOMAINS, arm_of, arms_of, best_arm, curves_of
+from results.evidence import arm_of, arms_of, best_arm, curves_of
 from run.flags import yaml_settings
 
 # The demo's arm of the sweep, and GRPO's best.
 TREERPO = arm_of(curves_of("chain"), "treerpo")
-GRPO = best_arm(arms_of(DOMAINS["chain"]), "grpo")
+GRPO = best_arm(arms_of("chain"), "grpo")
 
 
 def run_of(folder, tokens, **scores):

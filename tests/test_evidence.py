@@ -65,7 +65,8 @@ def test_gains_and_lengths_against_the_definition(name):
     arms = SUMMARY[name]
     assert evidence.gains(arms, "equal_tokens") == pytest.approx(gains, abs=0.01)
     assert evidence.shortening(arms) == pytest.approx(shortening, abs=0.01)
-    half_width = 2.78 * statistics.stdev(gains) / len(gains) ** 0.5
+    t = {5: 2.78, 10: 2.26}[len(gains)]
+    half_width = t * statistics.stdev(gains) / len(gains) ** 0.5
     row = next(
         line for line in evidence.evidence_table().splitlines() if line.startswith(f"| {name}")
     )
@@ -83,3 +84,20 @@ def test_predictions_are_ratios_of_the_instruments_figures():
     assert ratio == pytest.approx(expected)
     assert evidence.predicted_ratio("maze", "treerpo 9-9", "grpo 4") is None
     assert evidence.predicted_ratio("no such task", "treerpo 4-2", "grpo 4") is None
+
+
+def test_fresh_seeds_are_named_in_the_commands():
+    """And only there: they begin where those that chose the arms end."""
+    assert "chain-fresh" in evidence.FRESH_SEEDS
+    for sweep, first in evidence.FRESH_SEEDS.items():
+        (tuned_by,) = [each.tuned_by for each in evidence.DOMAINS.values() if each.sweep == sweep]
+        chosen_on = [name for name in tuned_by.replace(",", "").split() if not name.startswith("(")]
+        seeds = [
+            len(runs)
+            for name in chosen_on
+            if (ROOT / "results" / "ablations" / name).exists()
+            for runs in evidence.curves_of(name).values()
+        ]
+        assert max(seeds) == first
+        assert f"--first_seed {first}`, NAME: {sweep}" in evidence.headline_table()
+        assert f"--first_seed {first}`, NAME: {sweep}" in evidence.evidence_table()

@@ -237,6 +237,13 @@ def test_runs_that_arms_share_and_runs_of_all_weights_are_made_once(tmp_path, mo
         assert len(started) == len(set(started)) == 4
     assert capsys.readouterr().out.count("| adapter/again | 2 |") == 6
 
+    # Of seeds 1 and 2 the first is there.
+    monkeypatch.setattr(sys, "argv", [*argv, "--first_seed", "1"])
+    run_ablations.main()
+    seeds = sorted(folder.name[-5:] for folder in started)
+    assert seeds == ["seed0", "seed0", "seed1", "seed1", "seed2", "seed2"]
+    assert "grid.yaml --seeds 2 --first_seed 1`" in capsys.readouterr().out
+
 
 def test_several_sweeps_are_all_checked_before_the_first_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -319,6 +326,7 @@ def test_bad_commands(tmp_path, capsys):
     sweep.write_text("extends: base.yaml\narms: {a: {}}\n")
     for argv, says in (
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["--first_seed", "-1"], "--first_seed -1: must be at least 0"),
         (["--jobs", "0"], "--jobs 0: must be at least 1"),
         (["--seeds", "two"], "--seeds"),
         (["--seed", "3"], "--seed: is set by the sweep"),
