@@ -455,7 +455,7 @@ CREDIT = (
         "credit-chain",
         "chain",
         "--task chain --length 280 --step_delimiter 1: --step_tokens 190 --trees 4-4 8-2 "
-        f"--groups 4 8 {DRAWS}",
+        f"3-3 --groups 4 8 {DRAWS}",
     ),
     Measurement(
         "credit-chain-4-16",

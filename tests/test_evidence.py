@@ -73,6 +73,21 @@ def test_gains_and_lengths_against_the_definition(name):
     assert f"{statistics.fmean(gains):+.1f} ± {half_width:.1f}" in row
 
 
+@pytest.mark.parametrize("name", SUMMARY)
+def test_so_many_seeds_show_a_lead_and_no_fewer(name):
+    gains = evidence.gains(SUMMARY[name], "equal_tokens")
+    seeds = evidence.seeds_to_show(2.9, gains)
+
+    def half_width(seeds: int) -> float:
+        return 1.96 * statistics.stdev(gains) / seeds**0.5
+
+    assert half_width(seeds) <= 2.9 < half_width(seeds - 1)
+    row = next(
+        line for line in evidence.evidence_table().splitlines() if line.startswith(f"| {name}")
+    )
+    assert row.endswith(f"| {len(gains)} | {seeds} |")
+
+
 def test_predictions_are_ratios_of_the_instruments_figures():
     measured = json.loads((ROOT / "results" / "benchmarks" / "credit-maze.json").read_text())
     figures = {
