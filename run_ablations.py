@@ -558,11 +558,11 @@ def run_sweep(
         raise BadInput(f"{sweep}: every run failed; see {RUNS}/*/log.txt")
 
     # The tables say with which command they were made, flags for every run included.
-    if args.first_seed:
-        words = ["--first_seed", str(args.first_seed), *words]
+    first_seed = ["--first_seed", str(args.first_seed)] if args.first_seed else []
+    more = "".join(f" {shlex.quote(word)}" for word in [*first_seed, *words])
     output = RUNS.parent / sweep.stem
     output.mkdir(parents=True, exist_ok=True)
-    text = report(str(sweep), curves, "".join(f" {shlex.quote(word)}" for word in words))
+    text = report(str(sweep), curves, more)
     (output / "table.md").write_text(text, encoding="utf-8")
     (output / "results.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
     plot = plot_arms(curves, output / "curves.png")

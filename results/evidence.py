@@ -265,19 +265,20 @@ def evidence_table() -> str:
     for domain, arms in read_json(SUMMARY).items():
         treerpo, grpo = (best_arm(arms, method) for method in ("treerpo", "grpo"))
         ratio = predicted_ratio(DOMAINS[domain].task, treerpo, grpo)
+        leads = gains(arms, "equal_tokens")
         rows.append(
             [
                 domain,
                 f"{treerpo}; {grpo}",
                 with_interval(scores(arms, "grpo")),
-                with_interval(gains(arms, "equal_tokens"), "+"),
+                with_interval(leads, "+"),
                 with_interval(gains(arms, "equal_tokens", "outcome"), "+"),
                 with_interval(gains(arms, "equal_seconds"), "+"),
                 with_interval(gains(arms, "equal_updates"), "+"),
                 with_interval(shortening(arms), "+"),
                 "-" if ratio is None else f"{ratio:.2f} x",
-                str(len(scores(arms, "grpo"))),
-                str(seeds_to_show(PAPERS_LEAD, gains(arms, "equal_tokens"))),
+                str(len(leads)),
+                str(seeds_to_show(PAPERS_LEAD, leads)),
             ]
         )
     grids = "; ".join(f"{name}: {tuning(domain)}" for name, domain in DOMAINS.items())
