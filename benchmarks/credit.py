@@ -45,6 +45,7 @@ from metrics import leaf_correlations, sums_over_leaves, token_count
 from packing import pack
 from policy import token_logprobs
 from reward import Grader
+from run.errors import BadInput, run_script
 from tree import Tree
 from tree_sampler import TreeSampler
 
@@ -379,6 +380,9 @@ def main() -> None:
         decisions_per_path=8,
         fresh=128,
     )
+    if args.step_tokens and not args.step_delimiter:
+        advice = "name one, or leave it out: without one, steps share --length"
+        raise BadInput(f"--step_tokens {args.step_tokens} goes with --step_delimiter; {advice}")
     torch.manual_seed(0)
     with Grader(score=score_of(task_of(args.task))) as grader:
         instrument = Instrument(args, grader)
@@ -411,4 +415,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

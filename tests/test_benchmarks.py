@@ -217,6 +217,13 @@ def test_flags_of_the_smoke_test_exist(load_module, tmp_path, monkeypatch):
 # --- The instrument of credit ---
 
 
+def test_step_tokens_that_would_be_ignored_are_refused():
+    command = [sys.executable, str(ROOT / "benchmarks" / "credit.py"), "--step_tokens", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "--step_tokens 5" in done.stderr and "--step_delimiter" in done.stderr
+
+
 def test_efficiency_against_the_definition(load_module):
     """Of gradients with a known mean and variance, each at a known cost."""
     credit = load_module("credit")

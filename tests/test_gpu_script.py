@@ -23,7 +23,8 @@ PARTS = {
     "training": ("training-small-tiny.json", "figures"),
     "update": ("update-small-tiny.json", "phases"),
     "memory": ("memory-small-tiny.json", "rows"),
-    "model": ("real-model.json", "GRPO"),
+    "model": ("real-model-smollm2-svamp.json", "GRPO"),
+    "gsm8k": ("real-model-smollm2-gsm8k.json", "GRPO"),
 }
 
 

@@ -1,7 +1,10 @@
 """The recipes: what they say of memory, and that every setting of the paper's is live."""
 
+import re
 import sys
+from operator import add, mul, sub, truediv
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -121,8 +124,13 @@ def smollm2_without_weights(flags: train_treerpo.Flags):
         return get_peft_model(base, lora)
 
 
-def test_the_small_real_model_fits_a_small_gpu(monkeypatch):
-    flags = recipe_flags("smollm2-gsm8k")
+SMALL_REAL = ["smollm2-svamp", "smollm2-gsm8k"]
+TOKENS_PER_PROMPT = {"smollm2-svamp": 280, "smollm2-gsm8k": 1008}
+
+
+@pytest.mark.parametrize("name", SMALL_REAL)
+def test_the_small_real_model_fits_a_small_gpu(name, monkeypatch):
+    flags = recipe_flags(name)
     model = smollm2_without_weights(flags)
     monkeypatch.setattr(budget, "device_memory", lambda device: 24 * budget.GIB)
     longest = flags.max_prompt_length
@@ -130,30 +138,56 @@ def test_the_small_real_model_fits_a_small_gpu(monkeypatch):
     assert "may not fit" not in text, text
 
 
-def test_the_small_real_models_recipes_cost_the_same():
-    tree, flat = recipe_flags("smollm2-gsm8k"), recipe_flags("smollm2-gsm8k-grpo")
-    assert (6 + 12 + 24) * tree.step_tokens == flat.branching[0] * flat.step_tokens == 3360
-    assert tree.branching == [6, 2, 2] and flat.branching == [14]
+@pytest.mark.parametrize("name", SMALL_REAL)
+def test_the_small_real_models_recipes_cost_the_same(name):
+    tree, flat = recipe_flags(name), recipe_flags(f"{name}-grpo")
+    widths = np.cumprod(tree.branching)
+    assert widths.sum() * tree.step_tokens == TOKENS_PER_PROMPT[name]
+    assert flat.branching[0] * flat.step_tokens == TOKENS_PER_PROMPT[name]
     # A completion is as long as the tree's longest path.
-    assert tree.depth * tree.step_tokens == flat.depth * flat.step_tokens == 240
-    changed = {name for name, value in vars(tree).items() if value != getattr(flat, name)}
+    assert tree.depth * tree.step_tokens == flat.depth * flat.step_tokens
+    changed = {field for field, value in vars(tree).items() if value != getattr(flat, field)}
     assert changed == {"branching", "depth", "step_tokens", "scale_rewards"}
 
 
-@pytest.mark.parametrize("name", ["smollm2-gsm8k", "smollm2-gsm8k-grpo"])
-def test_the_small_real_models_recipes_on_the_tiny_base(name, tmp_path):
+@pytest.mark.parametrize("name", SMALL_REAL)
+def test_the_small_real_models_prompt_is_its_chat_templates(name):
+    """The worked turns and the problem's, as the template of SmolLM2 writes them."""
+    template = recipe_flags(name).prompt_template
+    turns = re.findall(r"<\|im_start\|>(user|assistant)\n(.*?)(?:<\|im_end\|>\n|$)", template, re.S)
+    assert [role for role, _ in turns] == ["user", "assistant"] * 4
+    assert turns[-2:] == [("user", "{problem}"), ("assistant", "")]
+    rendered = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns[:-1])
+    assert template == rendered + "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("name", SMALL_REAL)
+def test_the_small_real_models_worked_turns_are_right(name):
+    template = recipe_flags(name).prompt_template
+    equations = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)\.", template)
+    assert len(equations) >= 3
+    for left, sign, right, result in equations:
+        exact = {"+": add, "-": sub, "*": mul, "/": truediv}[sign](int(left), int(right))
+        assert exact == int(result)
+    answers = re.findall(r"= (\d+)\. The answer is \\boxed\{(\d+)\}\.", template)
+    assert len(answers) == 3 and all(result == boxed for result, boxed in answers)
+
+
+@pytest.mark.parametrize("twin", ["", "-grpo"])
+@pytest.mark.parametrize("name", SMALL_REAL)
+def test_the_small_real_models_recipes_on_the_tiny_base(name, twin, tmp_path):
     output = tmp_path / "run"
     sys.argv = [
         "train_treerpo.py",
-        *("--config", str(ROOT / "recipes" / f"{name}.yaml")),
-        *("--model_name_or_path", str(TINY_BASE)),
+        *("--config", str(ROOT / "recipes" / f"{name}{twin}.yaml")),
+        *("--model_name_or_path", str(TINY_BASE), "--prompt_template", "{problem}"),
         *("--dataset_name", "arithmetic", "--benchmarks", "arithmetic[:2]"),
         *("--prompts_per_update", "2", "--max_steps", "1", "--save_steps", "0"),
         *("--max_prompt_length", "64", "--output_dir", str(output)),
     ]
     train_treerpo.main()
     (row,) = [row for row in read(output / "metrics.jsonl") if "reward" in row]
-    assert 0 < row["sampled_tokens"] <= 2 * 3360 and row["learning_rate"] == 0
+    assert 0 < row["sampled_tokens"] <= 2 * TOKENS_PER_PROMPT[name] and row["learning_rate"] == 0
 
 
 def test_the_papers_settings():
